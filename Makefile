@@ -1,0 +1,64 @@
+# Every target makes .venv and installs what it needs with pip alone.
+#   make train ARGS="--dataset digits --epochs 3"
+#   make test  ARGS="-k truncation"
+PYTHON ?= python3
+VENV := .venv
+PY := $(VENV)/bin/python
+ARGS ?=
+WORKERS ?= 2
+
+# Tests run by `pytest`, not `python -m pytest`: that puts the root on the path, where bare `import mpc` would work.
+# One thread for each test worker: two workers fill two cores.
+ONE_THREAD := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 NUMBA_NUM_THREADS=1
+
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+.PHONY: help train infer test bench lint check docs clean
+
+help:
+	@echo "make train   train on secret-shared MNIST, with a plaintext twin beside it"
+	@echo "make infer   private inference"
+	@echo "make test    all tests"
+	@echo "make lint    ruff and mypy --strict"
+	@echo "make check   lint and test"
+	@echo "make bench   benchmarks, results in benchmarks/results"
+	@echo "make docs    build the documentation, warnings are errors"
+	@echo "make clean   remove what was built, .venv too"
+	@echo 'ARGS="..." passes more options to the script, pytest or Sphinx.'
+
+$(PY):
+	$(PYTHON) -m venv $(VENV)
+
+# One stamp for each extra of pyproject.toml.
+$(VENV)/.installed-%: pyproject.toml constraints.txt | $(PY)
+	$(PY) -m pip install --disable-pip-version-check --quiet --constraint constraints.txt --editable '.[$*]'
+	@touch $@
+
+train: $(VENV)/.installed-examples
+	$(PY) examples/encrypted_mnist.py --epochs 1 --plain $(ARGS)
+
+infer: $(VENV)/.installed-examples
+	$(PY) examples/private_inference.py --plain $(ARGS)
+
+test: $(VENV)/.installed-dev $(VENV)/.installed-examples
+	$(ONE_THREAD) $(VENV)/bin/pytest tests -n $(WORKERS) $(ARGS)
+
+bench: $(VENV)/.installed-dev $(VENV)/.installed-examples
+	mkdir -p benchmarks/results
+	$(VENV)/bin/pytest benchmarks --benchmark-only --benchmark-json=benchmarks/results/latest.json $(ARGS)
+	$(PY) benchmarks/table.py benchmarks/results/latest.json docs/benchmarks_table.md
+
+lint: $(VENV)/.installed-dev $(VENV)/.installed-examples
+	$(PY) -m ruff check .
+	$(PY) tests/packaging/make_links.py
+	MYPYPATH=.links $(PY) -m mypy --strict --explicit-package-bases -p sharetorch
+
+check: lint test
+
+docs: $(VENV)/.installed-docs
+	$(PY) -m sphinx -W --keep-going -b html docs docs/_build/html $(ARGS)
+
+clean:
+	rm -rf $(VENV) .links build dist docs/_build benchmarks/results/latest.json .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage
+	rm -rf *.egg-info
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,23 @@
+"""Secure computation on ring tensors.
+
+Each module imports only earlier ones:
+
+errors       every error, in one tree
+kernels      numba kernels of hot loops, with plain references
+ring         Z_2^64, small powers of two, fields of any size
+odd_ring     Z_{2^64 - 1}, inside comparisons
+fixedpoint   real numbers as ring elements
+randomness   cryptographic streams, seeds per pair and label
+share        splitting, reconstructing, one member's share
+cost         rounds and bytes, declared and counted
+channel      messages and in-memory channels
+party        one member as its protocols see it
+provider     correlated randomness
+protocols    opening, bilinear, arithmetic, mask_comparison, truncation, private_compare, securenn, securenn_paper,
+             selection, functions, suite
+linear       local operations
+operations   the command table
+session      members, and the driver's commands
+tensor       ``SharedTensor`` and the secure form of every aten operation
+testing      recorded sessions and tools for tests of protocols
+"""

@@ -1,0 +1,105 @@
+"""Every error of ShareTorch, in one tree.
+
+    ShareTorchError
+    ├── EncodingError              a number cannot be written in fixed point or in the ring
+    │   ├── NotFiniteError         NaN or infinity
+    │   ├── EncodingRangeError     too large for the encoding
+    │   └── UnsupportedDtypeError  complex numbers and other types without an encoding
+    ├── ModulusError               a modulus below 2, or one the operation cannot work with
+    ├── DivisionByZeroError        division by the public number 0
+    ├── ShapeError                 shapes that do not fit, or a mask that does not cover its secret
+    ├── MembersError               too few parties, a party twice, the provider among the parties
+    ├── MismatchError              operands that do not belong together
+    │   ├── PartiesMismatchError   different parties or providers
+    │   ├── PrecisionMismatchError different base or precision
+    │   └── SessionMismatchError   different sessions
+    ├── ObjectGoneError            the object behind a handle no longer exists
+    ├── CorrelationReusedError     a triple, mask or stream would be used twice
+    ├── UnsupportedOperationError  an operation with no secure form here
+    │   ├── RevealError            an operation that would open a secret by the way (bool(x), x.item(), ...)
+    │   └── UnsupportedLayersError layers of a model that cannot be shared, all of them
+    ├── ProtocolError              members got out of step: a defect, or a peer that misbehaves
+    └── RangeCheckError            debug mode found a value outside its range
+
+A message says what happened with the actual values, why it matters, and what to do.
+"""
+
+
+class ShareTorchError(Exception):
+    """Base of all errors raised by ShareTorch."""
+
+
+class EncodingError(ShareTorchError, ValueError):
+    """A number cannot be encoded."""
+
+
+class NotFiniteError(EncodingError):
+    """A tensor to be encoded holds NaN or infinity."""
+
+
+class EncodingRangeError(EncodingError):
+    """A value lies outside the range of its encoding."""
+
+
+class UnsupportedDtypeError(EncodingError, TypeError):
+    """A dtype has no encoding in the ring."""
+
+
+class ModulusError(ShareTorchError, ValueError):
+    """A modulus is wrong in itself or for the operation asked for."""
+
+
+class DivisionByZeroError(ShareTorchError, ZeroDivisionError):
+    """A shared tensor would be divided by the public number 0."""
+
+
+class ShapeError(ShareTorchError, ValueError):
+    """Shapes do not fit together."""
+
+
+class MembersError(ShareTorchError, ValueError):
+    """The members named for a session cannot form one."""
+
+
+class MismatchError(ShareTorchError, ValueError):
+    """Operands do not belong together."""
+
+
+class PartiesMismatchError(MismatchError):
+    """Operands are held by different parties or providers."""
+
+
+class PrecisionMismatchError(MismatchError):
+    """Operands are encoded with different base or precision."""
+
+
+class SessionMismatchError(MismatchError):
+    """Operands belong to different sessions."""
+
+
+class ObjectGoneError(ShareTorchError, LookupError):
+    """The object behind a handle no longer exists at its holders."""
+
+
+class CorrelationReusedError(ShareTorchError):
+    """Correlated randomness or a stream would be used a second time."""
+
+
+class UnsupportedOperationError(ShareTorchError, NotImplementedError):
+    """An operation has no secure form in ShareTorch."""
+
+
+class RevealError(UnsupportedOperationError, TypeError, ValueError):
+    """An operation would need the value of a secret in the clear."""
+
+
+class UnsupportedLayersError(UnsupportedOperationError):
+    """A model holds layers that cannot be shared; the message lists all of them."""
+
+
+class ProtocolError(ShareTorchError, RuntimeError):
+    """Members of a session got out of step."""
+
+
+class RangeCheckError(ShareTorchError, ArithmeticError):
+    """Debug mode found a value outside the range in which protocols are exact."""

@@ -1,0 +1,160 @@
+"""The local steps of elementwise protocols, each in one pass over memory.
+
+Arrays are 1-D, contiguous int64 and of equal length; words wrap around modulo 2^64.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sharetorch.mpc.errors import ShapeError
+from sharetorch.mpc.kernels._numba import INT, kernel, read_only, writable
+from sharetorch.mpc.kernels._threads import in_parts
+
+Words = NDArray[np.int64]
+
+WORD_BITS = 64
+PART = 1 << 16
+"""Elements worth a thread of their own."""
+
+_INPUT = read_only("int64")
+
+
+def check_vectors(dtype: type, **vectors: NDArray[np.generic]) -> None:
+    """Check that vectors have this dtype, are contiguous and equally long.
+
+    Raises:
+        ShapeError: a vector has another length, more axes, or gaps.
+        TypeError: a vector has another dtype.
+    """
+    length = next(iter(vectors.values())).size
+    for name, vector in vectors.items():
+        if vector.dtype != dtype:
+            raise TypeError(f"{name} has dtype {vector.dtype}; this kernel works on {np.dtype(dtype)}.")
+        if vector.shape != (length,) or not vector.flags.c_contiguous:
+            raise ShapeError(
+                f"{name} has shape {vector.shape}; this kernel needs contiguous vectors of length {length}."
+            )
+
+
+@kernel(_INPUT, _INPUT, _INPUT, _INPUT, _INPUT, INT, writable("int64"), INT, INT)
+def _beaver_part(e: Words, f: Words, u: Words, v: Words, z: Words, lead: int, out: Words, begin: int, end: int) -> None:
+    e, f, u, v, z, out = e[begin:end], f[begin:end], u[begin:end], v[begin:end], z[begin:end], out[begin:end]
+    for i in range(out.size):
+        out[i] = z[i] + e[i] * (v[i] + lead * f[i]) + u[i] * f[i]
+
+
+def beaver_combine(e: Words, f: Words, u: Words, v: Words, z: Words, *, leader: bool) -> Words:
+    """Give this party's share of x y after x - U and y - V were opened.
+
+    Args:
+        e: the opened x - U, int64, shape (n,).
+        f: the opened y - V, int64, shape (n,).
+        u: this party's share of U, int64, shape (n,).
+        v: this party's share of V, int64, shape (n,).
+        z: this party's share of U V, int64, shape (n,).
+        leader: exactly one party adds e f.
+
+    Returns:
+        z + e v + u f, and e f at the leader; int64, shape (n,).
+
+    Raises:
+        ShapeError: lengths differ or a vector is not contiguous.
+        TypeError: a vector is not int64.
+    """
+    check_vectors(np.int64, e=e, f=f, u=u, v=v, z=z)
+    out = np.empty_like(z)
+    in_parts(lambda begin, end: _beaver_part(e, f, u, v, z, int(leader), out, begin, end), out.size, PART)
+    return out
+
+
+@kernel(_INPUT, _INPUT, _INPUT, INT, INT, INT, writable("int64"), INT, INT)
+def _truncation_part(
+    c: Words, m: Words, t: Words, fraction_bits: int, ring_bits: int, lead: int, out: Words, begin: int, end: int
+) -> None:
+    c, m, t, out = c[begin:end], m[begin:end], t[begin:end], out[begin:end]
+    top = ring_bits - 1
+    low = (1 << top) - 1
+    offset = 1 << (top - 1 - fraction_bits)
+    unused = 64 - ring_bits
+    for i in range(out.size):
+        top_bit = (c[i] >> top) & 1
+        carry = lead * top_bit + (1 - 2 * top_bit) * t[i]
+        y = (carry << (top - fraction_bits)) - m[i] + lead * (((c[i] & low) >> fraction_bits) - offset)
+        out[i] = (y << unused) >> unused
+
+
+def truncation_combine(
+    c: Words, m: Words, t: Words, fraction_bits: int, ring_bits: int = WORD_BITS, *, leader: bool
+) -> Words:
+    """Give this party's share of x / 2^fraction_bits, rounded up or down at random, after c was opened.
+
+    With l = ring_bits, f = fraction_bits and a random r of l bits: c = x + 2^(l-2) + r is public,
+    m = floor((r mod 2^(l-1)) / 2^f), t = the top bit of r, and -2^(l-2) <= x < 2^(l-2). The carry out of bit l-2 of the
+    sum is (top bit of c) XOR t, and so
+
+        y = (c mod 2^(l-1)) >> f - 2^(l-2-f) - m + 2^(l-1-f) ((top bit of c) XOR t).
+
+    This is [DEK20]'s probabilistic truncation: y is floor(x / 2^f) or one more, x / 2^f on average.
+
+    Args:
+        c: int64, shape (n,), the opened sum modulo 2^l.
+        m: this party's additive share of m, int64, shape (n,).
+        t: this party's additive share of t as a ring element, int64, shape (n,).
+        fraction_bits: f, between 0 and l - 2.
+        ring_bits: l, between 2 and 64.
+        leader: exactly one party adds the public terms.
+
+    Returns:
+        int64, shape (n,), in [-2^(l-1), 2^(l-1)).
+
+    Raises:
+        ShapeError: lengths differ or a vector is not contiguous.
+        TypeError: a vector is not int64.
+        ValueError: the numbers of bits are out of range.
+    """
+    check_vectors(np.int64, c=c, m=m, t=t)
+    if not 0 <= fraction_bits <= ring_bits - 2 <= WORD_BITS - 2:
+        raise ValueError(
+            f"Cannot cut {fraction_bits} bits off a ring of {ring_bits} bits; at most {ring_bits - 2}, of 64."
+        )
+    out = np.empty_like(c)
+    in_parts(
+        lambda begin, end: _truncation_part(c, m, t, fraction_bits, ring_bits, int(leader), out, begin, end),
+        out.size,
+        PART,
+    )
+    return out
+
+
+@kernel(_INPUT, INT, INT, writable("int64"), writable("int64"), INT, INT)
+def _mask_part(r: Words, fraction_bits: int, ring_bits: int, m: Words, t: Words, begin: int, end: int) -> None:
+    r, m, t = r[begin:end], m[begin:end], t[begin:end]
+    top = ring_bits - 1
+    low = (1 << top) - 1
+    for i in range(r.size):
+        m[i] = (r[i] & low) >> fraction_bits
+        t[i] = (r[i] >> top) & 1
+
+
+def truncation_mask(r: Words, fraction_bits: int, ring_bits: int = WORD_BITS) -> Words:
+    """Give what the dealer shares of a truncation mask: m = floor((r mod 2^(l-1)) / 2^f) and t, the top bit of r.
+
+    Args:
+        r: the mask, int64, shape (n,).
+        fraction_bits: f.
+        ring_bits: l.
+
+    Returns:
+        m and t, int64, shape (2, n).
+
+    Raises:
+        ShapeError: the vector is not contiguous.
+        TypeError: it is not int64.
+    """
+    check_vectors(np.int64, r=r)
+    out = np.empty((2, r.size), np.int64)
+    m, t = out
+    in_parts(lambda begin, end: _mask_part(r, fraction_bits, ring_bits, m, t, begin, end), r.size, PART)
+    return out

@@ -1,0 +1,239 @@
+"""The command table: every operation a driver can ask of the members, by name.
+
+An operation is a coroutine ``operation(party, *shares, **public)`` that each member runs on its own shares. It
+returns one share or a tuple of shares, stored under the command's output numbers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sharetorch.mpc import linear
+from sharetorch.mpc.errors import RangeCheckError, UnsupportedOperationError
+from sharetorch.mpc.party import Party
+from sharetorch.mpc.protocols import arithmetic, functions, selection
+from sharetorch.mpc.protocols.bilinear import BilinearMap
+from sharetorch.mpc.ring import Elements
+from sharetorch.mpc.share import ArithmeticShare
+
+Result = ArithmeticShare | tuple[ArithmeticShare, ...]
+Operation = Callable[..., Coroutine[Any, Any, Result]]
+
+OPERATIONS: dict[str, Operation] = {}
+"""Operations by the name commands carry."""
+
+
+def operation(function: Operation) -> Operation:
+    """Enter a coroutine into the table under its own name."""
+    OPERATIONS[function.__name__] = function
+    return function
+
+
+def find(name: str) -> Operation:
+    """The operation of that name.
+
+    Raises:
+        UnsupportedOperationError: there is none.
+    """
+    if name not in OPERATIONS:
+        raise UnsupportedOperationError(f"There is no operation {name!r}; members run those of the command table only.")
+    return OPERATIONS[name]
+
+
+@operation
+async def local(
+    party: Party, *shares: ArithmeticShare, function: str, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> Result:
+    """A function of ``linear.FUNCTIONS`` on each member's shares. No messages."""
+    bound = linear.bind(function, args, kwargs)
+    view = function in linear.VIEWS and party.ring.has_views
+    datas = [share.data for share in shares]
+    results = bound(*datas) if view else party.ring.linear(bound, *datas)
+    if view:
+        wrap: Callable[[Any], ArithmeticShare] = shares[0].view
+    else:
+        wrap = ArithmeticShare
+    if isinstance(results, (list, tuple)):
+        return tuple(wrap(result) for result in results)
+    return wrap(results)
+
+
+@operation
+async def combine(party: Party, x: ArithmeticShare, y: ArithmeticShare, *, a: int = 1, b: int = 1) -> Result:
+    """a x + b y for public integers. No messages."""
+    return _weighted(party, (x, y), (a, b))
+
+
+def _weighted(party: Party, shares: Sequence[ArithmeticShare], factors: Sequence[int]) -> ArithmeticShare:
+    """Sum of shares times public integers."""
+    total: Elements = None
+    for share, factor in zip(shares, factors, strict=True):
+        term = share.data if factor == 1 else party.ring.mul(share.data, _public(party, torch.tensor(factor)))
+        total = term if total is None else party.ring.add(total, term)
+    return ArithmeticShare(total) if total is not shares[0].data else shares[0]
+
+
+@operation
+async def negate(party: Party, x: ArithmeticShare) -> Result:
+    """-x. No messages."""
+    return ArithmeticShare(party.ring.negate(x.data))
+
+
+@operation
+async def constant(party: Party, *, values: Tensor) -> Result:
+    """Shares of public integers: the leader holds them, the others zeros. No messages."""
+    if party.is_provider:
+        return ArithmeticShare(values.to("meta"))
+    return ArithmeticShare(party.ring.from_integers(values.clone() if party.is_leader else torch.zeros_like(values)))
+
+
+@operation
+async def add_public(party: Party, x: ArithmeticShare, *, values: Tensor) -> Result:
+    """x + public integers, with broadcasting. No messages."""
+    added = _public(party, values if party.is_leader or party.is_provider else torch.zeros_like(values))
+    return ArithmeticShare(party.ring.add(x.data, added))
+
+
+@operation
+async def scale(party: Party, x: ArithmeticShare, *, values: Tensor) -> Result:
+    """x * public integers, with broadcasting. No messages."""
+    return ArithmeticShare(party.ring.mul(x.data, _public(party, values)))
+
+
+@operation
+async def public_bilinear(
+    party: Party, x: ArithmeticShare, *, function: BilinearMap, values: Tensor, public_first: bool
+) -> Result:
+    """f(x, public integers), or f(public integers, x). No messages."""
+    values = _public(party, values)
+    pair = (values, x.data) if public_first else (x.data, values)
+    result = function(party.ring, *pair)
+    return ArithmeticShare(party.ring.empty_meta(result) if party.is_provider else result)
+
+
+def _public(party: Party, values: Tensor) -> Elements:
+    return values.to("meta") if party.is_provider else party.ring.from_integers(values)
+
+
+@operation
+async def bilinear(
+    party: Party,
+    x: ArithmeticShare,
+    y: ArithmeticShare,
+    *,
+    function: BilinearMap,
+    divisor: int = 1,
+    method: str = "probabilistic",
+) -> Result:
+    """f(x, y) / divisor, both secret."""
+    product: ArithmeticShare = await party.suite.bilinear(party, function, x, y)
+    return await _divided(party, product, divisor, method)
+
+
+async def _divided(party: Party, x: ArithmeticShare, divisor: int, method: str) -> ArithmeticShare:
+    """x / divisor; x itself for a divisor of 1."""
+    share: ArithmeticShare = x if divisor == 1 else await party.suite.truncate(party, x, divisor, method)
+    return share
+
+
+@operation
+async def truncate(party: Party, x: ArithmeticShare, *, divisor: int, method: str) -> Result:
+    """x / divisor."""
+    share: ArithmeticShare = await party.suite.truncate(party, x, divisor, method)
+    return share
+
+
+@operation
+async def non_negative(party: Party, x: ArithmeticShare) -> Result:
+    """[x >= 0] as 0 and 1."""
+    share: ArithmeticShare = await party.suite.non_negative(party, x)
+    return share
+
+
+@operation
+async def equal_zero(party: Party, x: ArithmeticShare) -> Result:
+    """[x = 0] as 0 and 1."""
+    return await selection.equal_zero(party, x)
+
+
+@operation
+async def relu(party: Party, x: ArithmeticShare) -> Result:
+    """x * [x > 0], and the bit."""
+    return await selection.relu(party, x)
+
+
+@operation
+async def maximum(party: Party, x: ArithmeticShare) -> Result:
+    """Maximum over dimension 0: value, index, trail."""
+    found: Result = await party.suite.maximum(party, x)
+    return found
+
+
+@operation
+async def route(party: Party, gradient: ArithmeticShare, trail: ArithmeticShare, *, n: int) -> Result:
+    """A gradient sent back along the trail of a maximum over n elements."""
+    share: ArithmeticShare = await party.suite.route(party, gradient, trail, n)
+    return share
+
+
+@operation
+async def reciprocal(party: Party, x: ArithmeticShare, *, unit: int) -> Result:
+    """1 / x."""
+    return await functions.reciprocal(party, x, unit)
+
+
+@operation
+async def divide(party: Party, x: ArithmeticShare, y: ArithmeticShare, *, unit: int) -> Result:
+    """x / y, both secret."""
+    return await functions.divide(party, x, y, unit)
+
+
+@operation
+async def square_root(party: Party, x: ArithmeticShare, *, unit: int) -> Result:
+    """sqrt(x)."""
+    return await functions.square_root(party, x, unit)
+
+
+@operation
+async def inverse_square_root(party: Party, x: ArithmeticShare, *, unit: int) -> Result:
+    """1 / sqrt(x)."""
+    return await functions.inverse_square_root(party, x, unit)
+
+
+@operation
+async def refresh(party: Party, x: ArithmeticShare) -> Result:
+    """Fresh shares of the same secret. No messages."""
+    return arithmetic.refresh(party, x)
+
+
+@operation
+async def write(
+    party: Party,
+    target: ArithmeticShare,
+    *sources: ArithmeticShare,
+    factors: tuple[int, ...] = (1,),
+    divisor: int = 1,
+    method: str = "probabilistic",
+) -> Result:
+    """Replace the contents of ``target`` in place by the sum of factors times sources, divided, with broadcasting."""
+    target.write((await _divided(party, _weighted(party, sources, factors), divisor, method)).data)
+    return target
+
+
+@operation
+async def check_range(party: Party, x: ArithmeticShare, *, limit_bits: int) -> Result:
+    """Debug only: raise if |x| >= 2^limit_bits, after opening x to the parties."""
+    if not party.is_provider:
+        (opened,) = await party.open("range check", [x.data]) if party.parties > 1 else [x.data]
+        signed = party.ring.to_signed(opened)
+        largest = max(int(signed.max()), -int(signed.min())) if signed.numel() else 0
+        if largest >= 1 << limit_bits:
+            raise RangeCheckError(
+                f"A result of magnitude 2^{largest.bit_length() - 1} or more exceeds the 2^{limit_bits} up to which "
+                "truncation and comparison are exact; scale the data down or use fewer fraction bits."
+            )
+    return x

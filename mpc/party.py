@@ -1,0 +1,161 @@
+"""One member of a computation, as its own protocol code sees it.
+
+Parties have ranks 0 to N-1, the provider has rank N. A protocol is a coroutine ``async def protocol(party, ...)`` that
+every member runs on its own share. The party object is all it can reach: its rank, its streams, its channels. At the
+provider shares are empty tensors on ``meta``, so that shapes and layouts follow the same code.
+"""
+
+from __future__ import annotations
+
+import types
+from collections.abc import Generator, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sharetorch.mpc import kernels
+from sharetorch.mpc.channel import Channels, Message, Payload, size_of
+from sharetorch.mpc.errors import MembersError, ProtocolError
+from sharetorch.mpc.randomness import PairSecret, Stream
+from sharetorch.mpc.ring import Elements, Ring
+
+
+class Receive(NamedTuple):
+    """What a coroutine hands to the runtime that steps it: wait for the next message of ``sender``."""
+
+    sender: int
+
+
+@types.coroutine
+def _wait_for(sender: int) -> Generator[Receive, Message, Message]:
+    return (yield Receive(sender))
+
+
+class Party:
+    """A member's rank, ring, streams and channels."""
+
+    def __init__(
+        self, rank: int, parties: int, ring: Ring, secrets: dict[int, PairSecret], channels: Channels, suite: Any = None
+    ) -> None:
+        self.rank = rank
+        self.parties = parties
+        self.ring = ring
+        self.suite = suite
+        self.operation = 0
+        self.clock = 0
+        self._secrets = secrets
+        self._channels = channels
+        self._streams: dict[int, Stream] = {}
+
+    def __repr__(self) -> str:
+        return f"Party(rank={self.rank}, parties={self.parties})"
+
+    @property
+    def is_provider(self) -> bool:
+        """Whether this member deals correlated randomness and holds no shares."""
+        return self.rank == self.parties
+
+    @property
+    def provider(self) -> int:
+        """Rank of the provider."""
+        return self.parties
+
+    @property
+    def is_leader(self) -> bool:
+        """Whether this is the one party that adds public constants."""
+        return self.rank == 0
+
+    @property
+    def is_last(self) -> bool:
+        """Whether this is the one party that receives corrections."""
+        return self.rank == self.parties - 1
+
+    @property
+    def others(self) -> list[int]:
+        """Ranks of the other parties, without the provider."""
+        return [rank for rank in range(self.parties) if rank != self.rank]
+
+    def begin(self, operation: int) -> None:
+        """Enter the operation of that number: streams of earlier ones are closed."""
+        self.operation = operation
+        self.clock = 0
+        self._streams.clear()
+
+    def stream(self, peer: int, label: str) -> Stream:
+        """This operation's stream shared with ``peer``; draws from it follow each other and are never repeated.
+
+        Args:
+            peer: rank of the other holder, who draws the same in the same order.
+            label: what is drawn, for the reader.
+        """
+        stream = self._streams.get(peer)
+        if stream is None:
+            if peer not in self._secrets:
+                raise MembersError(
+                    f"This session has no member of rank {peer} to draw {label!r} with: products, truncation and "
+                    "comparison need a crypto provider. Share with crypto_provider=."
+                )
+            stream = self._streams[peer] = self._secrets[peer].stream(self.operation)
+        return stream
+
+    def send(self, receiver: int, label: str, *fields: Payload, offline: bool = False) -> None:
+        """Send without waiting. Offline messages must depend on no input."""
+        size = sum(size_of(part, self.ring.element_bytes) for part in fields)
+        depth = 0 if offline else self.clock + 1
+        self._channels.send(Message(self.rank, receiver, self.operation, label, fields, depth, size))
+
+    async def receive(self, sender: int, label: str) -> tuple[Payload, ...]:
+        """The fields of the next message of ``sender``, which must carry ``label``.
+
+        Raises:
+            ProtocolError: another message came.
+        """
+        message = await _wait_for(sender)
+        if message.label != label or message.operation != self.operation:
+            raise ProtocolError(f"Member {self.rank} awaits {label!r} of operation {self.operation}, got {message!r}.")
+        self.clock = max(self.clock, message.round)
+        return message.fields
+
+    async def exchange(self, label: str, *fields: Payload) -> list[tuple[Payload, ...]]:
+        """Send the same fields to every other party and receive theirs, in order of rank: one round."""
+        for peer in self.others:
+            self.send(peer, label, *fields)
+        return [await self.receive(peer, label) for peer in self.others]
+
+    async def open(self, label: str, shares: Sequence[Elements]) -> list[Elements]:
+        """Reveal additively shared elements to all parties, several tensors in one round.
+
+        Cost: 1 round; each party sends every element to N-1 others.
+        """
+        received = await self.exchange(label, *shares)
+        return [self._sum(own, [fields[i] for fields in received]) for i, own in enumerate(shares)]
+
+    async def open_bits(self, label: str, bits: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """Reveal XOR-shared bits (0 and 1, any shape) to all parties, packed eight to a byte."""
+        packed = kernels.pack_bits(bits.reshape(-1))
+        for (other,) in await self.exchange(label, packed):
+            packed = packed ^ other
+        return kernels.unpack_bits(packed, bits.size).reshape(bits.shape)
+
+    def zero_share(self, shape: Any, label: str = "zero") -> Elements:
+        """This party's part of fresh shares of zero; any N-2 other parties and the provider cannot predict it.
+
+        zero_i = sum_{j>i} F(k_ij) - sum_{j<i} F(k_ij) over all pairs; no messages.
+        """
+        total: Elements = None
+        for peer in self.others:
+            drawn = self.stream(peer, label).uniform(shape, self.ring)
+            signed = drawn if peer > self.rank else self.ring.negate(drawn)
+            total = signed if total is None else self.ring.add(total, signed)
+        return total
+
+    def _sum(self, own: Elements, received: list[Elements]) -> Elements:
+        total = own
+        for part in received:
+            if part.shape != own.shape:
+                raise ProtocolError(
+                    f"A peer opened a share of shape {tuple(part.shape)} where {tuple(own.shape)} is due."
+                )
+            total = self.ring.add(total, part)
+        return total

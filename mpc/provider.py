@@ -1,0 +1,111 @@
+"""Correlated randomness: what the provider deals and what the parties make of it.
+
+Every member expands its own part from the stream it shares with the provider; only the last party receives corrections.
+Each function here is run by all members alike. Material lives inside one operation and is consumed on the spot: a
+``OneTime`` hands its value out once and raises afterwards.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any, Generic, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sharetorch.mpc import kernels
+from sharetorch.mpc.errors import CorrelationReusedError, ShapeError
+from sharetorch.mpc.party import Party
+from sharetorch.mpc.ring import Elements
+
+T = TypeVar("T")
+
+
+class OneTime(Generic[T]):
+    """Correlated randomness that may be used once."""
+
+    def __init__(self, name: str, value: T) -> None:
+        self._name = name
+        self._value: T | None = value
+
+    def take(self, shape: Any = None) -> T:
+        """Hand the value out and forget it.
+
+        Raises:
+            CorrelationReusedError: it was taken before.
+            ShapeError: it does not have exactly the shape of what it is to hide.
+        """
+        if self._value is None:
+            raise CorrelationReusedError(
+                f"{self._name} was already used. A second use would reveal differences of secrets; deal a new one."
+            )
+        value, self._value = self._value, None
+        if shape is not None and tuple(value.shape) != tuple(shape):  # type: ignore[attr-defined]
+            raise ShapeError(
+                f"{self._name} has shape {tuple(value.shape)}, but {tuple(shape)} is to be hidden. "  # type: ignore[attr-defined]
+                "A mask that is broadcast reveals differences of the elements it covers."
+            )
+        return value
+
+    def __repr__(self) -> str:
+        return f"OneTime({self._name}, {'used' if self._value is None else 'fresh'})"
+
+
+def random_shares(party: Party, label: str, shape: Any) -> OneTime[Elements]:
+    """Shares of a uniform tensor that nobody but the provider knows. At the provider: the tensor. No bytes."""
+    if not party.is_provider:
+        return OneTime(label, party.stream(party.provider, label).uniform(shape, party.ring))
+    total = party.stream(0, label).uniform(shape, party.ring)
+    for rank in range(1, party.parties):
+        total = party.ring.add_into(total, party.stream(rank, label).uniform(shape, party.ring))
+    return OneTime(label, total)
+
+
+async def dealt_shares(party: Party, label: str, shape: Any, value: Callable[[], Elements]) -> OneTime[Elements]:
+    """Shares of a tensor the provider computes; ``value`` is called at the provider only, which gets the tensor back.
+
+    Cost: one element per element, offline, from the provider to the last party.
+    """
+    if party.is_provider:
+        dealt = rest = value()
+        for rank in range(party.parties - 1):
+            rest = party.ring.subtract_into(rest, party.stream(rank, label).uniform(shape, party.ring))
+        party.send(party.parties - 1, label, rest, offline=True)
+        return OneTime(label, dealt)
+    if not party.is_last:
+        return OneTime(label, party.stream(party.provider, label).uniform(shape, party.ring))
+    (correction,) = await party.receive(party.provider, label)
+    return OneTime(label, correction)
+
+
+def random_bits(party: Party, label: str, shape: tuple[int, ...]) -> OneTime[NDArray[np.uint8]]:
+    """XOR shares of uniform bits. At the provider: the bits. No bytes."""
+    count = math.prod(shape)
+    if not party.is_provider:
+        return OneTime(label, party.stream(party.provider, label).bits(count).reshape(shape))
+    total = party.stream(0, label).bits(count)
+    for rank in range(1, party.parties):
+        total = total ^ party.stream(rank, label).bits(count)
+    return OneTime(label, total.reshape(shape))
+
+
+async def dealt_bits(
+    party: Party, label: str, shape: tuple[int, ...], value: Callable[[], NDArray[np.uint8]]
+) -> OneTime[NDArray[np.uint8]]:
+    """XOR shares of bits the provider computes; ``value`` is called at the provider only.
+
+    Cost: one bit per bit (packed), offline, from the provider to the last party.
+    """
+    count = math.prod(shape)
+    if party.is_provider:
+        dealt = value()
+        rest = dealt.reshape(-1)
+        for rank in range(party.parties - 1):
+            rest = rest ^ party.stream(rank, label).bits(count)
+        party.send(party.parties - 1, label, kernels.pack_bits(rest), offline=True)
+        return OneTime(label, dealt)
+    if not party.is_last:
+        return OneTime(label, party.stream(party.provider, label).bits(count).reshape(shape))
+    (packed,) = await party.receive(party.provider, label)
+    return OneTime(label, kernels.unpack_bits(packed, count).reshape(shape))

@@ -1,0 +1,18 @@
+"""The tensor users hold, and the secure operation behind every aten operation.
+
+shared           ``SharedTensor``, its handle, the two tables of operations
+location         the user's line for messages
+encodings        bringing operands to one session, encoding and scale
+structural       local operations and views
+writing          in-place forms
+assembling       joining, writing at public places, padding, choosing, constants
+arithmetic       sums and products
+updating         in-place sums and products with a factor
+products         matrix products and convolutions
+division         powers, division, roots
+comparison       comparisons, ReLU and maxima with what their gradients need
+logic            logic on bits
+choosing         functions that choose by a comparison, without derivatives
+fixed_precision  ``FixedPrecisionTensor``, local numbers in fixed point
+sharing          ``x.share(...)`` and the sessions of this process
+"""

@@ -1,0 +1,130 @@
+"""Matrix products and convolutions of shared tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from sharetorch.mpc.errors import UnsupportedOperationError
+from sharetorch.mpc.protocols.bilinear import (
+    Convolution,
+    ConvolutionInputGradient,
+    ConvolutionKernelGradient,
+    Geometry,
+    MatrixProduct,
+)
+from sharetorch.mpc.tensor.arithmetic import product
+from sharetorch.mpc.tensor.location import user_line
+from sharetorch.mpc.tensor.shared import SharedTensor, aten
+from sharetorch.mpc.tensor.structural import on_shadows
+
+_aten = torch.ops.aten
+_MATRIX_PRODUCT = MatrixProduct()
+
+
+@aten(_aten.mm.default, _aten.bmm.default)
+def matmul(func: Any, x: Any, y: Any) -> SharedTensor:
+    """x @ y for matrices or equally many batched matrices."""
+    if x.dim() == y.dim() == 2 and x.shape[1] == y.shape[0] and x.dtype == y.dtype:
+        shadow = torch.empty((x.shape[0], y.shape[1]), dtype=x.dtype, device="meta")
+    else:
+        shadow = on_shadows(func, (x, y), {})
+    return product(_MATRIX_PRODUCT, x, y, shadow)
+
+
+@aten(_aten.mv.default)
+def matrix_vector(func: Any, x: Any, y: Any) -> Any:
+    """x @ y for a matrix and a vector."""
+    return _aten.squeeze(_aten.mm(x, y.unsqueeze(1)), 1)
+
+
+@aten(_aten.dot.default, _aten.vdot.default)
+def dot(func: Any, x: Any, y: Any) -> Any:
+    """Inner product of two vectors: one element of dealt material."""
+    on_shadows(func, (x, y), {})
+    return _aten.view(_aten.mm(x.unsqueeze(0), y.unsqueeze(1)), [])
+
+
+@aten(_aten.addmm.default, _aten.baddbmm.default, _aten.addmv.default, _aten.addbmm.default)
+def add_matmul(func: Any, c: Any, x: Any, y: Any, *, beta: Any = 1, alpha: Any = 1) -> Any:
+    """Beta * c + alpha * (x @ y)."""
+    name = func.__name__.split(".")[0]
+    result = _MATRIX_PRODUCTS.get(name, _summed_bmm)(x, y)
+    result = result if alpha == 1 else result * alpha
+    return result + (c if beta == 1 else c * beta)
+
+
+_MATRIX_PRODUCTS: dict[str, Any] = {"addmm": torch.mm, "baddbmm": torch.bmm, "addmv": torch.mv}
+
+
+def _summed_bmm(x: Any, y: Any) -> Any:
+    return torch.bmm(x, y).sum(0)
+
+
+def geometry(
+    image: Any, kernel: Any, stride: Sequence[int], padding: Sequence[int], dilation: Sequence[int], groups: int
+) -> Geometry:
+    """Public parameters of a convolution, one number per spatial dimension.
+
+    Raises:
+        UnsupportedOperationError: more than two spatial dimensions.
+    """
+    dims = len(kernel.shape) - 2
+    if dims not in (1, 2):
+        raise UnsupportedOperationError(
+            f"Convolution over {dims} spatial dimensions has no secure form{user_line()}; 1 and 2 are available."
+        )
+    stride, padding, dilation = ([*v] * dims if len(v) == 1 else [*v] for v in (stride, padding, dilation))
+    return Geometry(tuple(image.shape), tuple(kernel.shape), tuple(stride), tuple(padding), tuple(dilation), groups)
+
+
+@aten(_aten.convolution.default)
+def convolution(
+    func: Any,
+    x: Any,
+    w: Any,
+    bias: Any,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    transposed: bool,
+    output_padding: Sequence[int],
+    groups: int,
+) -> Any:
+    """Convolution in 1 or 2 dimensions: image and kernel are masked, not the gathered patches."""
+    if transposed:
+        raise UnsupportedOperationError(
+            f"Transposed convolution has no secure form{user_line()}; use upsampling by repeat and a convolution."
+        )
+    shadow = on_shadows(func, (x, w, None, stride, padding, dilation, transposed, output_padding, groups), {})
+    result = product(Convolution(geometry(x, w, stride, padding, dilation, groups)), x, w, shadow)
+    return result if bias is None else result + bias.reshape(1, -1, *[1] * (len(shadow.shape) - 2))
+
+
+@aten(_aten.convolution_backward.default)
+def convolution_backward(
+    func: Any,
+    grad: Any,
+    x: Any,
+    w: Any,
+    bias_sizes: Any,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    transposed: bool,
+    output_padding: Sequence[int],
+    groups: int,
+    output_mask: Sequence[bool],
+) -> tuple[Any, Any, Any]:
+    """Gradients of a convolution for image, kernel and bias, those asked for."""
+    g = geometry(x, w, stride, padding, dilation, groups)
+    for_x = for_w = for_b = None
+    if output_mask[0]:
+        for_x = product(ConvolutionInputGradient(g), grad, w, torch.empty(g.image, dtype=grad.dtype, device="meta"))
+    if output_mask[1]:
+        for_w = product(ConvolutionKernelGradient(g), grad, x, torch.empty(g.kernel, dtype=grad.dtype, device="meta"))
+    if output_mask[2]:
+        for_b = grad.sum([0, *range(2, grad.dim())])
+    return for_x, for_w, for_b

@@ -1,0 +1,245 @@
+"""Operations that move, pick, repeat or add up elements: each member applies them to its share, without messages.
+
+Views of a shared tensor share its storage at every member, so writing to a view changes the base.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sharetorch.mpc import linear
+from sharetorch.mpc.errors import ShapeError, ShareTorchError, UnsupportedOperationError
+from sharetorch.mpc.fixedpoint import fixed
+from sharetorch.mpc.linear import Slot
+from sharetorch.mpc.tensor import shared
+from sharetorch.mpc.tensor.encodings import to_encoding
+from sharetorch.mpc.tensor.location import user_line
+from sharetorch.mpc.tensor.shared import Handle, SharedTensor, aten, fresh_shadow
+
+_aten = torch.ops.aten
+
+_KEEP_BITS = linear.VIEWS | {
+    str(op)
+    for op in (
+        _aten.clone.default,
+        _aten._unsafe_view.default,
+        _aten.flip.default,
+        _aten.roll.default,
+        _aten.index.Tensor,
+        _aten.index_select.default,
+        _aten.gather.default,
+        _aten.repeat.default,
+        _aten.tril.default,
+        _aten.triu.default,
+    )
+}
+"""Local operations that make bits of bits."""
+
+_ELEMENTWISE = frozenset(
+    getattr(getattr(_aten, name), overload)
+    for name in ("add", "sub", "mul", "ge", "le", "gt", "lt", "eq", "ne")
+    for overload in ("Tensor", "Scalar")
+)
+
+
+def on_shadows(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
+    """Run an aten operation on shadows: shapes, strides and dtypes of its result, and torch's own checks."""
+    if func in _ELEMENTWISE:
+        shadow = _elementwise_shadow(args[0], args[1])
+        if shadow is not None:
+            return shadow
+    try:
+        return func(*_map(args, _shadow), **{key: _map(value, _shadow) for key, value in kwargs.items()})
+    except ShareTorchError:
+        raise
+    except (RuntimeError, IndexError, ValueError) as error:
+        raise ShapeError(f"{func}: {error}{user_line()}") from error
+
+
+def _elementwise_shadow(x: Any, y: Any) -> Tensor | None:
+    """The result's shape and dtype in the frequent cases, without asking torch; None for all others."""
+    if not isinstance(x, Tensor) or not isinstance(y, Tensor):
+        return x.shadow if isinstance(x, SharedTensor) and x.dtype.is_floating_point and not _is_complex(y) else None
+    if x.dtype != y.dtype and (x.dim() == 0 or y.dim() == 0):
+        return None
+    dtype = torch.promote_types(x.dtype, y.dtype)
+    if isinstance(x, SharedTensor) and x.shape == y.shape and x.dtype == dtype:
+        return x.shadow
+    try:
+        shape = np.broadcast_shapes(x.shape, y.shape)
+    except ValueError:
+        return None
+    return torch.empty(shape, dtype=dtype, device="meta")
+
+
+def _is_complex(y: Any) -> bool:
+    return not isinstance(y, (int, float))
+
+
+def _shadow(x: Any) -> Any:
+    if isinstance(x, SharedTensor):
+        return x.shadow
+    return x.to("meta") if isinstance(x, Tensor) else x
+
+
+def _map(value: Any, function: Any) -> Any:
+    if isinstance(value, (list, tuple)):
+        return type(value)(_map(part, function) for part in value)
+    return function(value)
+
+
+def apply_local(func: Any, *args: Any, **kwargs: Any) -> Any:
+    """A function of ``linear.FUNCTIONS`` whose first shared operand gives the encoding."""
+    args, kwargs = _without_masks(args), dict(kwargs)
+    shadows = on_shadows(func, args, kwargs)
+    operands: list[SharedTensor] = []
+    slotted = tuple(_map(arg, lambda part: _slot(part, operands)) for arg in args)
+    several = isinstance(shadows, (list, tuple))
+    name = str(func)
+    public = {"function": name, "args": slotted, "kwargs": _without_dtype(kwargs)}
+    numbers = _command(operands, len(shadows) if several else 1, public)
+    parts = shadows if several else (shadows,)
+    made = [_made(operands[0], number, part, name) for number, part in zip(numbers, parts, strict=True)]
+    return type(shadows)(made) if several else made[0]
+
+
+def _command(operands: list[SharedTensor], outputs: int, public: dict[str, Any]) -> tuple[int, ...]:
+    try:
+        return operands[0].session.command(
+            "local", *(operand.handle.number for operand in operands), outputs=outputs, **public
+        )
+    except ShareTorchError:
+        raise
+    except (RuntimeError, IndexError) as error:
+        raise ShapeError(f"{public['function']}: {error}{user_line()}") from error
+
+
+def _made(x: SharedTensor, number: int, shadow: Tensor, name: str) -> SharedTensor:
+    """A result of a local operation on ``x``; views keep the strides of their shadow."""
+    view = name in linear.VIEWS
+    result = SharedTensor(Handle(x.session, number, x.encoding), shadow if view else fresh_shadow(shadow))
+    if x.bits:
+        if view:
+            result.mark = x.mark
+        elif name in _KEEP_BITS:
+            result.bits = True
+    return result
+
+
+def _slot(x: Any, operands: list[SharedTensor]) -> Any:
+    if not isinstance(x, SharedTensor):
+        return x
+    operands.append(x)
+    return Slot(len(operands) - 1)
+
+
+def _without_dtype(kwargs: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in kwargs.items() if key not in ("dtype", "memory_format")}
+
+
+def _without_masks(args: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Replace public boolean index tensors by the places where they hold, which have a shape."""
+    return tuple(_expand_masks(arg) if isinstance(arg, list) else arg for arg in args)
+
+
+def _expand_masks(indices: list[Any]) -> list[Any]:
+    expanded: list[Any] = []
+    for index in indices:
+        if (
+            isinstance(index, Tensor)
+            and not isinstance(index, SharedTensor)
+            and index.dtype in (torch.bool, torch.uint8)
+        ):
+            expanded.extend(index.nonzero(as_tuple=True))
+        else:
+            expanded.append(index)
+    return expanded
+
+
+def public_places(func: Any, *places: Any) -> None:
+    """Raise if an index or a mask is shared.
+
+    Raises:
+        UnsupportedOperationError: it is.
+    """
+    for place in places:
+        if isinstance(place, (list, tuple)):
+            public_places(func, *place)
+        elif isinstance(place, SharedTensor):
+            raise UnsupportedOperationError(
+                f"{func} with a shared index or mask has no secure form{user_line()}: which elements are touched would "
+                "show. For a mask use torch.where(mask, x, y) or multiply by it; for an index multiply by "
+                "(torch.arange(n) == index[..., None]) and sum."
+            )
+
+
+def local_of_first(func: Any, x: Any, *args: Any, **kwargs: Any) -> Any:
+    """A local operation with one operand, first; all else is public.
+
+    Raises:
+        UnsupportedOperationError: something else is shared, as an index or a mask.
+    """
+    for arg in args:
+        if isinstance(arg, (SharedTensor, list, tuple)):
+            public_places(func, arg)
+    if not isinstance(x, SharedTensor):
+        public_places(func, *kwargs.values())
+    return apply_local(func, x, *args, **kwargs)
+
+
+def local_family(func: Any) -> Any:
+    """The handler of an operation that is local without more ado, or None."""
+    return local_of_first if linear.is_linear(str(func)) else None
+
+
+shared.additions.families.append(local_family)
+
+
+@aten(_aten.detach.default, _aten.alias.default, _aten.lift_fresh.default)
+def alias(func: Any, x: SharedTensor) -> SharedTensor:
+    """The same object under another tensor."""
+    same = SharedTensor(x.handle, x.shadow)
+    same.mark = x.mark
+    return same
+
+
+@aten(_aten.clone.default)
+def clone(func: Any, x: SharedTensor, *, memory_format: Any = None) -> SharedTensor:
+    """A copy with shares of its own."""
+    return apply_local(func, x)  # type: ignore[no-any-return]
+
+
+@aten(_aten._to_copy.default)
+def to_copy(func: Any, x: SharedTensor, *, dtype: Any = None, device: Any = None, **kwargs: Any) -> Any:
+    """Change the logical dtype; integers become reals by a local product, bits of numbers by a comparison with 0."""
+    if device is not None and torch.device(device).type not in ("cpu", "meta"):
+        raise UnsupportedOperationError(f"Shared tensors live on the CPU, not on {device}{user_line()}.")
+    dtype = x.dtype if dtype is None else dtype
+    if dtype == torch.bool and not x.bits:
+        return _aten.ne(x, 0)
+    if x.encoding.integer and dtype.is_floating_point:
+        real = to_encoding(x, fixed())
+        return SharedTensor(real.handle, real.shadow.to(dtype))
+    _check_conversion(x, dtype)
+    copied = clone(_aten.clone.default, x)
+    if not dtype.is_floating_point or copied.dtype == dtype:
+        return copied
+    return SharedTensor(copied.handle, copied.shadow.to(dtype))
+
+
+def _check_conversion(x: SharedTensor, dtype: torch.dtype) -> None:
+    if dtype.is_complex:
+        raise UnsupportedOperationError(f"Shared tensors hold no complex numbers{user_line()}.")
+    if not x.encoding.integer and not dtype.is_floating_point and not x.bits:
+        raise UnsupportedOperationError(
+            f"Rounding shared reals to {dtype} would need an exact comparison{user_line()}; open the tensor with "
+            "x.get() and convert that, or keep reals."
+        )
+    if dtype in (torch.int8, torch.uint8, torch.int16) and not x.bits:
+        raise UnsupportedOperationError(
+            f"Shared integers have 64 bits and do not wrap at {dtype}{user_line()}; use int64."
+        )

@@ -1,0 +1,43 @@
+"""ShareTorch: secure multi-party computation for PyTorch.
+
+import torch, sharetorch as st
+alice, bob, cp = (st.VirtualWorker(id=name) for name in ("alice", "bob", "crypto_provider"))
+x = torch.tensor([1.5, -2.0]).share(alice, bob, crypto_provider=cp)
+(x * x).relu().get()          # tensor([2.2500, 4.0000])
+"""
+
+from sharetorch import autograd, nn
+from sharetorch.hook import TorchHook, install, local_worker
+from sharetorch.mpc import errors as exceptions
+from sharetorch.mpc.errors import ShareTorchError
+from sharetorch.mpc.tensor.fixed_precision import FixedPrecisionTensor
+from sharetorch.mpc.tensor.shared import SharedTensor
+from sharetorch.mpc.tensor.sharing import DriverIsProviderWarning
+from sharetorch.profiling import Profile, debug, profile
+from sharetorch.remote import VirtualWorker
+
+AdditiveSharingTensor = SharedTensor
+AutogradTensor = SharedTensor
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "AdditiveSharingTensor",
+    "AutogradTensor",
+    "DriverIsProviderWarning",
+    "FixedPrecisionTensor",
+    "Profile",
+    "ShareTorchError",
+    "SharedTensor",
+    "TorchHook",
+    "VirtualWorker",
+    "autograd",
+    "debug",
+    "exceptions",
+    "install",
+    "local_worker",
+    "nn",
+    "profile",
+]
+
+install()

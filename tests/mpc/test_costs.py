@@ -1,0 +1,247 @@
+"""What is sent equals what is declared: rounds, bytes of parties and helper, bytes dealt ahead."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+
+from sharetorch.mpc import testing
+from sharetorch.mpc.cost import DRIVER, Cost
+from sharetorch.mpc.party import Party
+from sharetorch.mpc.protocols import arithmetic, functions, securenn, securenn_paper, selection, truncation
+from sharetorch.mpc.protocols.bilinear import Convolution, Geometry, MatrixProduct
+from sharetorch.mpc.protocols.private_compare import private_compare_cost
+from sharetorch.mpc.ring import ring_of
+from sharetorch.mpc.share import ArithmeticShare
+from tests.mpc.exhaustive import compare
+
+COUNTS = [1, 7, 130]
+COMPARISONS = {"securenn": securenn.non_negative_cost, "securenn-paper": securenn_paper.derivative_of_relu_cost}
+suites = pytest.mark.parametrize("suite", COMPARISONS)
+counts = pytest.mark.parametrize("count", COUNTS)
+
+
+def integers(*shape: int) -> torch.Tensor:
+    return torch.ones(shape, dtype=torch.int64)
+
+
+@counts
+@pytest.mark.parametrize("n", [2, 3, 4, 5])
+def test_multiply(n: int, count: int) -> None:
+    session = testing.session(n)
+    operands = [testing.put_value(session, integers(count)) for _ in range(2)]
+    testing.require_cost(session, arithmetic.bilinear_cost(2 * count, count, n), arithmetic.multiply, *operands)
+
+
+@pytest.mark.parametrize("modulus", [None, 2**31 - 1, 2**62, 2**127 - 1])
+def test_products_cost_elements_of_the_ring(modulus: int | None) -> None:
+    ring = ring_of(modulus)
+    session = testing.session(3, ring=ring)
+    operands = [testing.put_value(session, integers(5)) for _ in range(2)]
+    declared = arithmetic.bilinear_cost(10, 5, 3, ring.element_bytes)
+    testing.require_cost(session, declared, arithmetic.multiply, *operands)
+
+
+@pytest.mark.parametrize("n", [2, 3])
+def test_matrix_products_cost_the_operands_and_the_result(n: int) -> None:
+    session = testing.session(n)
+    operands = [testing.put_value(session, integers(*shape)) for shape in ((3, 4), (4, 5))]
+
+    async def matmul(party: Party, x: ArithmeticShare, y: ArithmeticShare) -> ArithmeticShare:
+        return await arithmetic.bilinear(party, MatrixProduct(), x, y)
+
+    testing.require_cost(session, arithmetic.bilinear_cost(12 + 20, 15, n), matmul, *operands)
+
+
+def test_convolutions_cost_image_and_kernel_not_patches() -> None:
+    g = Geometry((2, 3, 8, 8), (4, 3, 3, 3), (1, 1), (1, 1), (1, 1), 1)
+    session = testing.session()
+    operands = [testing.put_value(session, integers(*shape)) for shape in (g.image, g.kernel)]
+
+    async def convolve(party: Party, x: ArithmeticShare, y: ArithmeticShare) -> ArithmeticShare:
+        return await arithmetic.bilinear(party, Convolution(g), x, y)
+
+    opened = 2 * 3 * 8 * 8 + 4 * 3 * 3 * 3
+    testing.require_cost(session, arithmetic.bilinear_cost(opened, 2 * 4 * 8 * 8, 2), convolve, *operands)
+
+
+@counts
+@pytest.mark.parametrize("n", [2, 3, 5])
+@pytest.mark.parametrize("divisor", [1 << 16, 1000])
+def test_truncate(n: int, count: int, divisor: int) -> None:
+    session = testing.session(n)
+    x = testing.put_value(session, integers(count))
+    testing.require_cost(session, truncation.truncation_cost(count, n), truncation.truncate, x, divisor=divisor)
+
+
+@counts
+@pytest.mark.parametrize("n", [2, 3, 5])
+@pytest.mark.parametrize("divisor", [2, 1 << 16, 1000, 10**6])
+def test_truncate_exact(n: int, count: int, divisor: int) -> None:
+    session = testing.session(n)
+    x = testing.put_value(session, integers(count))
+    declared = truncation.exact_truncation_cost(count, n, divisor)
+    testing.require_cost(session, declared, truncation.truncate_exact, x, divisor=divisor)
+
+
+def test_truncate_local_is_free() -> None:
+    session = testing.session()
+    testing.require_cost(session, Cost(), truncation.truncate_local, testing.put_value(session, [5]), divisor=4)
+
+
+@pytest.mark.parametrize("n", [2, 3])
+@pytest.mark.parametrize("operation", ["refresh", "negate"])
+def test_local_operations_are_free(operation: str, n: int) -> None:
+    session = testing.session(n)
+    number = testing.put_value(session, integers(4))
+    with session.costs.listen() as heard:
+        session.command(operation, number)
+    assert heard.total().as_cost(n) == Cost()
+
+
+@suites
+@counts
+def test_non_negative(suite: str, count: int) -> None:
+    session = testing.session(suite=suite)
+    x = testing.put_value(session, integers(count))
+    with session.costs.listen() as heard:
+        session.command("non_negative", x)
+    assert heard.total().as_cost(2) == COMPARISONS[suite](count)
+
+
+@suites
+@counts
+def test_relu(suite: str, count: int) -> None:
+    session = testing.session(suite=suite)
+    x = testing.put_value(session, integers(count))
+    testing.require_cost(session, selection.relu_cost(count, COMPARISONS[suite]), selection.relu, x)
+
+
+@suites
+@counts
+def test_equal_zero(suite: str, count: int) -> None:
+    session = testing.session(suite=suite)
+    x = testing.put_value(session, integers(count))
+    testing.require_cost(session, selection.equal_zero_cost(count, COMPARISONS[suite]), selection.equal_zero, x)
+
+
+@suites
+@pytest.mark.parametrize("n", range(1, 10))
+def test_maximum_and_route_by_a_tree(suite: str, n: int) -> None:
+    session = testing.session(suite=suite)
+    x = testing.put_value(session, integers(n, 3))
+    declared = selection.maximum_tree_cost(n, 3, COMPARISONS[suite])
+    found = testing.execute(session, selection.maximum_tree, x)
+    assert found.cost == declared
+    trails = [result.trail for result in found.results]
+    gradient = testing.put_value(session, integers(3))
+    declared = selection.route_tree_cost(n, 3)
+    testing.require_cost(session, declared, selection.route_tree, gradient, lambda party: trails[party.rank], n=n)
+
+
+@counts
+def test_private_compare_costs_a_byte_a_bit(count: int) -> None:
+    session = testing.session()
+    words = torch.arange(count).numpy().astype("uint64")
+    with session.costs.listen() as heard:
+        compare(session, words, words, (words * 0).astype("uint8"), 64)
+    dealt = Cost(dealer_bytes=64 * count)
+    assert heard.total().as_cost(2) == private_compare_cost(count) + dealt
+
+
+@counts
+def test_share_convert(count: int) -> None:
+    session = testing.session()
+
+    async def convert(party: Party, a: ArithmeticShare) -> Any:
+        return await securenn_paper.share_convert(party, a.data, 64)
+
+    x = testing.put_value(session, integers(count))
+    testing.require_cost(session, securenn_paper.share_convert_cost(count), convert, x)
+
+
+@counts
+def test_compute_msb(count: int) -> None:
+    session = testing.session()
+
+    async def msb(party: Party) -> Any:
+        y = None if party.is_provider else torch.zeros(count, dtype=torch.int64).numpy().astype("uint64")
+        return await securenn_paper.compute_msb(party, y, count, 64)
+
+    testing.require_cost(session, securenn_paper.compute_msb_cost(count), msb)
+
+
+@counts
+def test_select_shares(count: int) -> None:
+    session = testing.session()
+    operands = [testing.put_value(session, integers(count)) for _ in range(3)]
+    testing.require_cost(session, securenn_paper.select_shares_cost(count), securenn_paper.select_shares, *operands)
+
+
+@counts
+def test_relu_as_published(count: int) -> None:
+    session = testing.session()
+    x = testing.put_value(session, integers(count))
+    testing.require_cost(session, securenn_paper.relu_cost(count), securenn_paper.relu, x)
+
+
+@counts
+@pytest.mark.parametrize("quotient_bits", [1, 4])
+def test_division_as_published(count: int, quotient_bits: int) -> None:
+    session = testing.session()
+    operands = [testing.put_value(session, integers(count) * value) for value in (1, 2)]
+    declared = securenn_paper.divide_cost(count, quotient_bits)
+    testing.require_cost(session, declared, securenn_paper.divide, *operands, quotient_bits=quotient_bits)
+
+
+@pytest.mark.parametrize("n", [1, 2, 5])
+@counts
+def test_max_pooling_as_published(n: int, count: int) -> None:
+    session = testing.session()
+    x = testing.put_value(session, integers(n, count))
+    testing.require_cost(session, securenn_paper.max_pool_cost(n, count), securenn_paper.max_pool, x)
+
+
+@pytest.mark.parametrize("n", [1, 2, 8])
+@counts
+def test_derivative_of_max_pooling(n: int, count: int) -> None:
+    session = testing.session()
+    index = testing.put_value(session, 0 * integers(count))
+    declared = securenn_paper.derivative_of_max_pool_cost(n, count)
+    testing.require_cost(session, declared, securenn_paper.derivative_of_max_pool, index, n=n)
+
+
+@suites
+@pytest.mark.parametrize("unit", [1 << 8, 1 << 16, 1000])
+@pytest.mark.parametrize(
+    ("function", "declared", "operands"),
+    [
+        pytest.param(functions.reciprocal, functions.reciprocal_cost, 1, id="reciprocal"),
+        pytest.param(functions.divide, functions.divide_cost, 2, id="divide"),
+        pytest.param(functions.square_root, functions.square_root_cost, 1, id="square_root"),
+        pytest.param(functions.inverse_square_root, functions.inverse_square_root_cost, 1, id="inverse_square_root"),
+    ],
+)
+def test_functions(
+    function: Callable[..., Any], declared: Callable[..., Cost], operands: int, unit: int, suite: str
+) -> None:
+    session = testing.session(suite=suite)
+    numbers = [testing.put_value(session, integers(5) * unit) for _ in range(operands)]
+    testing.require_cost(session, declared(5, unit, COMPARISONS[suite]), function, *numbers, unit=unit)
+
+
+@pytest.mark.parametrize("n", [2, 3])
+def test_sharing_and_getting_are_counted_under_the_driver(n: int) -> None:
+    session = testing.session(n)
+    with session.costs.listen() as heard:
+        session.reveal(session.distribute(integers(5)))
+    assert heard.by_operation["share"].traffic.online == {(DRIVER, rank): 40 for rank in range(n)}
+    assert heard.by_operation["get"].traffic.online == {(rank, DRIVER): 40 for rank in range(n)}
+
+
+def test_a_wrong_declaration_is_noticed() -> None:
+    session = testing.session()
+    x = testing.put_value(session, integers(3))
+    with pytest.raises(AssertionError, match="declares"):
+        testing.require_cost(session, truncation.truncation_cost(4, 2), truncation.truncate, x, divisor=2)

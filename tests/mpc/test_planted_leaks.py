@@ -1,0 +1,233 @@
+"""Leaks known from papers and other implementations, planted one at a time: the check that watches for it must fail.
+
+A wrong result shows a wrong protocol; a leak shows in nothing but the views. So each check is proven to see its leak.
+"""
+
+import hmac
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from torch import Tensor
+
+from sharetorch.mpc import randomness, testing
+from sharetorch.mpc.cost import DRIVER
+from sharetorch.mpc.party import Party
+from sharetorch.mpc.protocols import arithmetic, opening, private_compare, securenn, securenn_paper, truncation
+from sharetorch.mpc.provider import OneTime
+from sharetorch.mpc.randomness import PairSecret, Stream
+from tests.mpc import mutation, views
+
+Plant = Callable[[pytest.MonkeyPatch], None]
+
+
+def require_nothing_seen(name: str) -> None:
+    transcript = views.watch(name, -5)
+    for rank in views.receivers(transcript):
+        views.require_nothing_seen(transcript, rank)
+
+
+def require_blind_helper(name: str = "non_negative") -> None:
+    views.require_blind_helper(views.helper_view(views.watch(name, 5)))
+
+
+def require_blind_helper_of_fixed_bits() -> None:
+    session = testing.session(seed=1)
+    views.require_blind_helper(views.helper_view(views.compare_fixed(session, 5, 4, 4096)))
+
+
+def require_independent_runs() -> None:
+    session = testing.session(seed=1)
+    transcripts = []
+    for _ in range(2):
+        with session.record() as transcript:
+            views.CASES["multiply"].run(session, -5)
+        transcripts.append([m for m in transcript if m.label == "masked operand"])
+    views.require_independent_runs(*transcripts, 1)
+
+
+def require_fresh_outputs() -> None:
+    session = testing.session(seed=1)
+    number = views.put_equal(session, 7, views.COUNT)
+    with session.record() as transcript:
+        session.reveal(number)
+    views.require_nothing_seen([m for m in transcript if m.sender == 0], DRIVER)
+
+
+def spread_first(value: Tensor) -> Tensor:
+    """The first element everywhere."""
+    return value.reshape(-1)[:1].expand(value.numel()).reshape(value.shape).clone()
+
+
+def one_mask(module: Any) -> Plant:
+    """PySyft 0.2.9: one mask for all elements of a tensor."""
+
+    def plant(monkeypatch: pytest.MonkeyPatch) -> None:
+        draw = module.random_shares
+
+        def drawn_once(party: Party, label: str, shape: Any) -> OneTime[Tensor]:
+            return OneTime(label, spread_first(draw(party, label, shape).take()))
+
+        monkeypatch.setattr(module, "random_shares", drawn_once)
+
+    return plant
+
+
+def one_mask_for_both_operands(monkeypatch: pytest.MonkeyPatch) -> None:
+    kept: dict[int, Tensor] = {}
+    draw = opening.random_shares
+
+    def drawn_once(party: Party, label: str, shape: Any) -> OneTime[Tensor]:
+        fresh = draw(party, label, shape).take()
+        return OneTime(label, kept.setdefault(party.rank, fresh))
+
+    monkeypatch.setattr(opening, "random_shares", drawn_once)
+
+
+def masks_without_top_bit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """PySyft 0.2.9: masks from [0, 2^63)."""
+    words = Stream.words
+    monkeypatch.setattr(Stream, "words", lambda self, shape: words(self, shape) & ((1 << 63) - 1))
+
+
+def streams_of_the_first_operation(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A triple used twice: every operation draws what the first one drew."""
+
+    def stream(self: PairSecret, operation: int, *label: str) -> Stream:
+        return Stream(self._secret[:16])
+
+    monkeypatch.setattr(PairSecret, "stream", stream)
+
+
+def no_refresh_of_symbols(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The published PrivateCompare."""
+    weaken_symbols(monkeypatch, z=0)
+
+
+def no_scale_of_symbols(monkeypatch: pytest.MonkeyPatch) -> None:
+    weaken_symbols(monkeypatch, s=1)
+
+
+def no_rotation_of_symbols(monkeypatch: pytest.MonkeyPatch) -> None:
+    """TF Encrypted and SPU: no permutation."""
+    weaken_symbols(monkeypatch, rotation=0)
+
+
+def weaken_symbols(monkeypatch: pytest.MonkeyPatch, **fixed: int) -> None:
+    """Replace some of the common randomness s, z, rotation by constants."""
+    mask = private_compare._mask_symbols
+    order = ("s", "z", "rotation")
+
+    def weak(x: Any, t: Any, direction: Any, s: Any, z: Any, rotation: Any, rank: int, bits: int) -> Any:
+        given = dict(zip(order, (s, z, rotation), strict=True))
+        used = [given[name] * 0 + fixed[name] if name in fixed else given[name] for name in order]
+        return mask(x, t, direction, *used, rank, bits)
+
+    monkeypatch.setattr(private_compare, "_mask_symbols", weak)
+
+
+def no_refresh_before_get(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(arithmetic, "refresh", lambda party, x: x)
+
+
+def mutate(module: Any, function: str, correct: str, wrong: str) -> Plant:
+    return lambda monkeypatch: mutation.plant(monkeypatch, module, function, correct, wrong)
+
+
+def short_rotation(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An index blinded by r in [0, n): the helper sees index + r, not reduced mod n."""
+    correct = "uniform((count,), party.ring)"
+    mutation.plant(monkeypatch, securenn_paper, "derivative_of_max_pool", correct, f"{correct} & (n - 1)")
+
+
+LEAKS: dict[str, tuple[Plant, Callable[[], None]]] = {
+    "one mask for a tensor in products": (one_mask(opening), lambda: require_nothing_seen("multiply")),
+    "one mask for a tensor in truncations": (one_mask(truncation), lambda: require_nothing_seen("truncate")),
+    "one mask for both operands": (one_mask_for_both_operands, lambda: require_nothing_seen("multiply")),
+    "masks without their top bit": (masks_without_top_bit, lambda: require_nothing_seen("truncate")),
+    "streams used again": (streams_of_the_first_operation, require_independent_runs),
+    "no refresh of what the helper dealt": (no_refresh_of_symbols, require_blind_helper_of_fixed_bits),
+    "no scaling": (no_scale_of_symbols, require_blind_helper_of_fixed_bits),
+    "no rotation": (no_rotation_of_symbols, require_blind_helper),
+    "one direction for a tensor": (
+        mutate(securenn, "non_negative", '"beta").bits(count)', '"beta").bits(8)[:1].repeat(count)'),
+        require_blind_helper,
+    ),
+    "one direction for a tensor, as published": (
+        mutate(securenn_paper, "compute_msb", '"beta").bits(count)', '"beta").bits(8)[:1].repeat(count)'),
+        lambda: require_blind_helper("non_negative as published"),
+    ),
+    "one r for a tensor in ShareConvert": (
+        mutate(securenn_paper, "_blind", ".words(a.shape)", ".words((1,)).expand(a.shape)"),
+        lambda: require_nothing_seen("non_negative as published"),
+    ),
+    "an index blinded by less than the ring": (short_rotation, lambda: require_nothing_seen("derivative_of_max_pool")),
+    "no refresh of the index": (
+        mutate(securenn_paper, "derivative_of_max_pool", "+ party.zero_share((count,))", ""),
+        lambda: require_nothing_seen("derivative_of_max_pool"),
+    ),
+    "no zero-sharing before get": (no_refresh_before_get, require_fresh_outputs),
+}
+
+
+@pytest.mark.parametrize("name", LEAKS)
+def test_a_planted_leak_is_found(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    plant, check = LEAKS[name]
+    check()
+    plant(monkeypatch)
+    with pytest.raises(AssertionError, match="uniform"):
+        check()
+
+
+@pytest.mark.parametrize(
+    ("plant", "word"),
+    [(no_refresh_of_symbols, "refresh"), (no_scale_of_symbols, "scale"), (no_rotation_of_symbols, "rotation")],
+)
+def test_each_protection_of_the_comparison_is_watched_by_itself(
+    plant: Plant, word: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plant(monkeypatch)
+    with pytest.raises(AssertionError, match=word):
+        require_blind_helper_of_fixed_bits()
+
+
+def test_leaks_leave_results_right(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The reason for all of this: a test of results passes."""
+    for plant in (one_mask(opening), no_refresh_of_symbols, no_rotation_of_symbols, no_refresh_before_get):
+        plant(monkeypatch)
+    session = testing.session()
+    (value, _) = session.command("relu", testing.put_value(session, [-2, -1, 0, 1, 2]), outputs=2)
+    assert session.reveal(value).tolist() == [0, 0, 0, 1, 2]
+
+
+KEYS = 1 << 18
+
+
+def derived_keys(monkeypatch: pytest.MonkeyPatch) -> set[bytes]:
+    """Keys of as many operations as meet a second time with probability 1 - e^-8 among 2^32."""
+    keys: set[bytes] = set()
+    monkeypatch.setattr(randomness, "Stream", lambda key: keys.add(key))
+    secret = PairSecret(testing.ReplayedEntropy(1)(32))
+    for operation in range(1, KEYS + 1):
+        secret.stream(operation)
+    return keys
+
+
+def test_no_two_of_many_keys_are_equal(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert len(derived_keys(monkeypatch)) == KEYS
+
+
+def test_keys_of_32_bits_are_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Flower's SecAgg+: the key is folded to 32 bits."""
+
+    class ShortDigest:
+        @staticmethod
+        def digest(key: bytes, message: bytes, name: str) -> bytes:
+            full = hmac.digest(key, message, name)
+            folded = bytes(
+                a ^ b ^ c ^ d for a, b, c, d in zip(full[:4], full[4:8], full[8:12], full[12:16], strict=True)
+            )
+            return folded * 8
+
+    monkeypatch.setattr(randomness, "hmac", ShortDigest)
+    assert len(derived_keys(monkeypatch)) < KEYS

@@ -1,0 +1,101 @@
+"""Streams: exact distributions, no repetition, and a test vector."""
+
+import hmac
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
+
+from sharetorch.mpc import odd_ring
+from sharetorch.mpc.randomness import KEY_BYTES, SECRET_BYTES, PairSecret, Stream, fresh_stream, system_entropy
+from sharetorch.mpc.ring import PowerRing, WideField, ring_of
+from tests.mpc.views import require_uniform
+
+COUNT = 1 << 16
+KEY = bytes(range(KEY_BYTES))
+
+
+def stream() -> Stream:
+    return Stream(KEY)
+
+
+def test_the_keystream_is_aes_128_in_counter_mode() -> None:
+    """The counter begins at zero, so the first block is AES(0) under the key."""
+    expected = Cipher(algorithms.AES(KEY), modes.ECB()).encryptor().update(bytes(16))
+    assert stream().bytes(16).tobytes() == expected
+    assert expected.hex() == "c6a13b37878f5b826f4f8162a1c8d879"
+
+
+@pytest.mark.parametrize(
+    "size", [0, 1, 15, 16, 17, 65535, 65536, 65537, (1 << 18) - 1, 1 << 18, (1 << 18) + 1, 600_000]
+)
+def test_long_draws_continue_the_keystream(size: int) -> None:
+    whole = Cipher(algorithms.AES(KEY), modes.CTR(bytes(16))).encryptor().update(bytes(size + 5))
+    one = stream()
+    assert one.bytes(size).tobytes() + one.bytes(5).tobytes() == whole
+
+
+def test_the_key_of_an_operation_is_derived_by_hmac() -> None:
+    secret = bytes(SECRET_BYTES)
+    key = hmac.digest(secret, b"sharetorch/v1/operation/7\x01", "sha256")[:KEY_BYTES]
+    assert PairSecret(secret).stream(7).words((3,)).tolist() == Stream(key).words((3,)).tolist()
+
+
+@pytest.mark.parametrize(
+    ("draw", "bins"),
+    [
+        pytest.param(lambda s: s.residues(COUNT), 67, id="residues"),
+        pytest.param(lambda s: s.nonzero_residues(COUNT) - 1, 66, id="nonzero residues"),
+        pytest.param(lambda s: s.below(64, COUNT), 64, id="below 64"),
+        pytest.param(lambda s: s.below(5, COUNT), 5, id="below 5"),
+        pytest.param(lambda s: s.below(256, COUNT), 256, id="below 256"),
+        pytest.param(lambda s: s.bits(COUNT), 2, id="bits"),
+        pytest.param(lambda s: s.odd_ring(COUNT, 4).astype(np.int64), 15, id="odd ring of 4 bits"),
+        pytest.param(lambda s: s.odd_ring(COUNT, 7).astype(np.int64), 127, id="odd ring of 7 bits"),
+        pytest.param(lambda s: s.odd_ring(COUNT).view(np.uint8), 256, id="odd ring"),
+        pytest.param(lambda s: s.words((COUNT,)).numpy().view(np.uint8), 256, id="words"),
+        pytest.param(lambda s: s.uniform((COUNT,), PowerRing(5)).numpy() + 16, 32, id="small ring"),
+        pytest.param(lambda s: s.uniform((COUNT,), ring_of(67)).numpy(), 67, id="field"),
+        pytest.param(lambda s: s.uniform((COUNT,), ring_of(64)).numpy(), 64, id="field of a power of two"),
+    ],
+)
+def test_draws_are_uniform_over_all_their_values(draw: Callable[[Stream], Any], bins: int) -> None:
+    require_uniform(np.asarray(draw(stream())), bins, "draw")
+
+
+def test_elements_of_wide_fields_are_uniform() -> None:
+    ring = WideField(5 << 62)
+    values = stream().uniform((1 << 13,), ring).array
+    require_uniform(np.array([int(v) // (1 << 62) for v in values]), 5, "top digit")
+    require_uniform(np.array([int(v) % 256 for v in values]), 256, "lowest byte")
+
+
+def test_the_largest_odd_ring_element_is_drawn_and_the_modulus_is_not() -> None:
+    drawn = stream().odd_ring(COUNT, 4)
+    assert int(drawn.max()) == int(odd_ring.modulus(4)) - 1
+
+
+@pytest.mark.parametrize("shape", [(), (0,), (3, 0), (2, 3)])
+@pytest.mark.parametrize("modulus", [None, 67, 2**31 - 1, 2**127 - 1])
+def test_draws_have_the_shape_asked_for(shape: tuple[int, ...], modulus: int | None) -> None:
+    assert tuple(stream().uniform(shape, ring_of(modulus)).shape) == shape
+
+
+def test_system_entropy_gives_as_many_bytes_as_asked_for() -> None:
+    assert len(system_entropy(33)) == 33
+    assert system_entropy(16) != system_entropy(16)
+
+
+def test_a_fresh_stream_takes_a_whole_key() -> None:
+    asked: list[int] = []
+
+    def entropy(count: int) -> bytes:
+        asked.append(count)
+        return bytes(count)
+
+    drawn = fresh_stream(entropy).words((2,))
+    assert asked == [KEY_BYTES]
+    assert torch.equal(drawn, Stream(bytes(KEY_BYTES)).words((2,)))

@@ -1,0 +1,79 @@
+"""Workers, exact inputs and comparisons for tests of the frontend."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import sharetorch as st
+
+ALICE, BOB, CAROL, DAVE, PROVIDER = (
+    st.VirtualWorker(id=name) for name in ("alice", "bob", "carol", "dave", "crypto_provider")
+)
+WORKERS = (ALICE, BOB, CAROL, DAVE, PROVIDER)
+
+UNIT = 2.0**-16
+"""One unit of the default encoding."""
+
+
+def share(x: Tensor, **options: Any) -> Any:
+    """Share with alice and bob."""
+    return x.share(ALICE, BOB, crypto_provider=PROVIDER, **options)
+
+
+def eighths(*shape: int, seed: int = 0, limit: int = 4) -> Tensor:
+    """Multiples of 1/8 in [-limit, limit]: they and their products are exact in 16 bits."""
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randint(-8 * limit, 8 * limit + 1, shape, generator=generator) / 8
+
+
+def integers(*shape: int, seed: int = 0, limit: int = 9) -> Tensor:
+    """Integers in [-limit, limit]."""
+    return torch.randint(-limit, limit + 1, shape, generator=torch.Generator().manual_seed(seed))
+
+
+def opened(x: Any) -> Any:
+    """Shared tensors opened, through tuples, lists and pairs of values and indices."""
+    if isinstance(x, st.SharedTensor):
+        return x.detach().get()
+    if isinstance(x, (tuple, list)):
+        return [opened(part) for part in x]
+    if isinstance(x, Tensor):
+        return x.detach()
+    if hasattr(x, "values") and hasattr(x, "indices"):
+        return [opened(x.values), opened(x.indices)]
+    return x
+
+
+def has_shared(x: Any) -> bool:
+    """Whether any part of a result is shared."""
+    if isinstance(x, (tuple, list)):
+        return any(has_shared(part) for part in x)
+    if hasattr(x, "values") and hasattr(x, "indices") and not isinstance(x, Tensor):
+        return has_shared(x.values)
+    return isinstance(x, st.SharedTensor)
+
+
+def assert_same(actual: Any, expected: Any, bound: float = 0.0) -> None:
+    """Equal shapes, equal kinds of number, and values within ``bound``."""
+    actual, expected = opened(actual), opened(expected)
+    if isinstance(expected, list):
+        assert len(actual) == len(expected)
+        for one, other in zip(actual, expected, strict=True):
+            assert_same(one, other, bound)
+        return
+    if not isinstance(expected, Tensor):
+        assert actual == expected
+        return
+    assert actual.shape == expected.shape
+    assert actual.dtype.is_floating_point == expected.dtype.is_floating_point
+    if actual.numel():
+        worst = (actual.double() - expected.double()).abs().max().item()
+        assert worst <= bound, f"off by {worst}, {worst / UNIT:.2f} units"
+
+
+def objects() -> list[int]:
+    """How many objects each worker holds."""
+    return [len(worker._objects) for worker in WORKERS]
