@@ -19,7 +19,18 @@
     │   ├── RevealError            an operation that would open a secret by the way (bool(x), x.item(), ...)
     │   └── UnsupportedLayersError layers of a model that cannot be shared, all of them
     ├── ProtocolError              members got out of step: a defect, or a peer that misbehaves
-    └── RangeCheckError            debug mode found a value outside its range
+    ├── RangeCheckError            debug mode found a value outside its range
+    └── RemoteError                a request to a worker failed or was refused
+        ├── TensorsNotCollocatedException  operands at different places
+        ├── ObjectNotFoundError    no such object at the worker (also an ObjectGoneError)
+        ├── GetNotPermittedError   the object's policy does not let the caller have it
+        ├── InvalidTensorForRemoteGet  remote_get without a pointer to a pointer
+        ├── WorkerNotFoundException    no worker of that name is known
+        ├── MalformedRequestError  bytes that are no message, or a message with wrong contents
+        ├── OperationNotAllowedError   an operation outside the worker's list
+        ├── LimitExceededError     larger than the worker allows
+        ├── RemoteOperationError   the operation failed at the worker for a reason it keeps to itself
+        └── PlanError              a plan that is not built, or cannot be
 
 A message says what happened with the actual values, why it matters, and what to do.
 """
@@ -103,3 +114,47 @@ class ProtocolError(ShareTorchError, RuntimeError):
 
 class RangeCheckError(ShareTorchError, ArithmeticError):
     """Debug mode found a value outside the range in which protocols are exact."""
+
+
+class RemoteError(ShareTorchError):
+    """A request to a worker failed or was refused."""
+
+
+class TensorsNotCollocatedException(RemoteError, MismatchError):
+    """Operands of one operation are at different workers."""
+
+
+class ObjectNotFoundError(RemoteError, ObjectGoneError):
+    """The worker has no object of that number that the caller may use."""
+
+
+class GetNotPermittedError(RemoteError, PermissionError):
+    """The object's policy does not let the caller have its value."""
+
+
+class InvalidTensorForRemoteGet(RemoteError, TypeError):
+    """``remote_get`` needs a pointer to a pointer."""
+
+
+class WorkerNotFoundException(RemoteError, LookupError):
+    """No worker of that name is known."""
+
+
+class MalformedRequestError(RemoteError, ValueError):
+    """Bytes that are no message of the documented set, or a message with wrong contents."""
+
+
+class OperationNotAllowedError(RemoteError, UnsupportedOperationError):
+    """The operation is not on the worker's list."""
+
+
+class LimitExceededError(RemoteError, MemoryError):
+    """A message, a result or a store would become larger than the worker allows."""
+
+
+class RemoteOperationError(RemoteError, RuntimeError):
+    """An operation failed at the worker."""
+
+
+class PlanError(RemoteError, RuntimeError):
+    """A plan is not built, or cannot be built or run."""

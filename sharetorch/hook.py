@@ -5,7 +5,6 @@ Importing the package adds them; no existing method of torch is replaced.
 
 from __future__ import annotations
 
-import copy as copying
 from collections.abc import Callable
 from typing import Any
 
@@ -17,9 +16,10 @@ from sharetorch.mpc.tensor import sharing
 from sharetorch.mpc.tensor.fixed_precision import fix_precision
 from sharetorch.mpc.tensor.shared import SharedTensor
 from sharetorch.nn import sharing as model_sharing
-from sharetorch.remote.worker import VirtualWorker
+from sharetorch.remote import labels, models, transfer
+from sharetorch.remote.worker import local
 
-local_worker = VirtualWorker(id="me")
+local_worker = local()
 """The driver itself."""
 
 
@@ -94,9 +94,47 @@ def _decrypt_model(self: nn.Module) -> nn.Module:
     return model_sharing.to_float(model_sharing.open_all(self))
 
 
-def _copy_model(self: nn.Module) -> nn.Module:
-    """A deep copy; shared parameters become new objects with the same secrets."""
-    return copying.deepcopy(self)
+def send(self: Tensor, *workers: Any, owner: Any = None, inplace: bool = False, **options: Any) -> Any:
+    """Send this tensor to a worker, or copies to several; see ``sharetorch.remote.transfer.send``."""
+    for name in _SEND_OPTIONS_WITHOUT_EFFECT & set(options):
+        del options[name]
+    return transfer.send(self, *workers, owner=owner or local_worker, inplace=inplace, **options)
+
+
+_SEND_OPTIONS_WITHOUT_EFFECT = {"local_autograd", "preinitialize_grad", "no_wrap"}
+
+
+def _send_model(self: nn.Module, *workers: Any, **options: Any) -> nn.Module:
+    """Send all parameters and buffers in place; see ``sharetorch.remote.models.send``."""
+    for name in _SEND_OPTIONS_WITHOUT_EFFECT & set(options):
+        del options[name]
+    return models.send(self, *workers, owner=local_worker, **options)
+
+
+def _get_model(self: nn.Module, user: str | None = None, reason: str | None = None) -> nn.Module:
+    """Fetch or open all parameters and buffers in place."""
+    return models.get(self, user, reason)
+
+
+def _move_local(self: Tensor, worker: Any, **options: Any) -> Any:
+    """Send this tensor to a worker, unless that is where it is."""
+    return self if worker is local_worker else send(self, worker, **options)
+
+
+def _number(self: Any) -> int:
+    """A number of the tensor's own, given at the first question."""
+    return labels.number_of(self)
+
+
+class Attribute:
+    """A computed attribute that an instance may replace by one of its own."""
+
+    def __init__(self, compute: Callable[[Any], Any]) -> None:
+        self._compute = compute
+        self.__doc__ = compute.__doc__
+
+    def __get__(self, instance: Any, kind: type) -> Any:
+        return self if instance is None else self._compute(instance)
 
 
 def _keep(self: Any, *args: Any, **kwargs: Any) -> Any:
@@ -129,8 +167,23 @@ _TENSOR_METHODS: dict[str, Callable[..., Any]] = {
     "float_precision_": _writing(lambda self: self.float_precision()),
     "float_prec_": _writing(lambda self: self.float_precision()),
     "encrypt": encrypt,
-    "get": lambda self: self,
+    "send": send,
+    "send_": lambda self, *workers, **options: send(self, *workers, inplace=True, **options),
+    "get": lambda self, *args, **kwargs: self,
+    "get_": lambda self, *args, **kwargs: self,
+    "move": _move_local,
     "copy": lambda self: self.clone(),
+    "tag": labels.tag,
+    "describe": labels.describe,
+    "private_tensor": labels.restrict,
+    "allow": labels.allows,
+    "id": Attribute(_number),
+    "owner": Attribute(lambda self: local_worker),
+    "tags": Attribute(lambda self: set(labels.of(self).tags)),
+    "description": Attribute(lambda self: labels.of(self).description),
+    "has_child": lambda self: hasattr(self, "child"),
+    "is_wrapper": Attribute(lambda self: hasattr(self, "child")),
+    "wrap": lambda self, *args, **kwargs: self,
 }
 
 _MODULE_METHODS: dict[str, Callable[..., Any]] = {
@@ -144,10 +197,14 @@ _MODULE_METHODS: dict[str, Callable[..., Any]] = {
     "float_prec": model_sharing.to_float,
     "float_precision_": model_sharing.to_float,
     "float_prec_": model_sharing.to_float,
-    "get": model_sharing.open_all,
+    "send": _send_model,
+    "get": _get_model,
+    "move": models.move,
+    "location": Attribute(models.location),
+    "owner": Attribute(lambda self: models.owner(self, local_worker)),
     "encrypt": encrypt,
     "decrypt": _decrypt_model,
-    "copy": _copy_model,
+    "copy": models.copy,
 }
 
 _OPTIMIZER_METHODS: dict[str, Callable[..., Any]] = {

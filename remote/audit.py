@@ -1,0 +1,78 @@
+"""What a worker remembers of the requests it was sent."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Iterator
+from typing import NamedTuple
+
+
+class Entry(NamedTuple):
+    """One request.
+
+    Attributes:
+        time: seconds since 1970.
+        sender: id of who sent it.
+        user: on whose behalf, if named.
+        request: kind of message, with the operation or method.
+        objects: numbers of the objects it named.
+        outcome: "done", or the name of the error.
+    """
+
+    time: float
+    sender: str
+    user: str | None
+    request: str
+    objects: tuple[int, ...]
+    outcome: str
+
+
+class Audit:
+    """The latest requests, oldest first; never values.
+
+    Args:
+        length: how many are remembered.
+
+    Attributes:
+        total: requests since the worker began.
+    """
+
+    def __init__(self, length: int = 10_000) -> None:
+        self.total = 0
+        self._entries: deque[tuple[float, Call, str]] = deque(maxlen=length)
+
+    def note(self, call: Call, outcome: str) -> None:
+        """Remember a request."""
+        self.total += 1
+        self._entries.append((time.time(), call, outcome))
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def __iter__(self) -> Iterator[Entry]:
+        for when, call, outcome in list(self._entries):
+            yield Entry(when, call.sender, call.user, call.request, tuple(call.objects), outcome)
+
+    def refused(self) -> list[Entry]:
+        """Requests that were not carried out."""
+        return [entry for entry in self if entry.outcome != "done"]
+
+
+class Call:
+    """One request while it is served.
+
+    Attributes:
+        sender: id of who sent it.
+        user: on whose behalf, if named.
+        request: kind of message, with the operation or method once it is known.
+        objects: numbers of the objects it named.
+    """
+
+    __slots__ = ("objects", "request", "sender", "user")
+
+    def __init__(self, sender: str) -> None:
+        self.sender = sender
+        self.user: str | None = None
+        self.request = "?"
+        self.objects: list[int] = []

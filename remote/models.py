@@ -1,0 +1,93 @@
+"""Models at a worker: parameters and buffers are exchanged in place and keep their identity.
+
+An optimizer made before ``model.send(bob)`` goes on working. The model's structure stays here and records the graph; only
+tensors travel.
+"""
+
+from __future__ import annotations
+
+import copy as copying
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from sharetorch.mpc.errors import ShareTorchError
+from sharetorch.remote.node import Node
+from sharetorch.remote.pointer import PointerTensor
+from sharetorch.remote.requests import become
+
+
+def _tensors(model: nn.Module) -> Iterator[Tensor]:
+    yield from model.parameters()
+    yield from model.buffers()
+
+
+def exchange(model: nn.Module, change: Callable[[Tensor], Tensor]) -> nn.Module:
+    """Let every parameter and buffer become ``change`` of itself: all, or none.
+
+    Raises:
+        ShareTorchError: a parameter is still part of a graph.
+    """
+    olds = list(_tensors(model))
+    with torch.no_grad():
+        news = [change(old) for old in olds]
+        grads = [None if old.grad is None else change(old.grad) for old in olds]
+    for old, new, grad in zip(olds, news, grads, strict=True):
+        try:
+            become(old, new)
+        except RuntimeError as error:
+            raise ShareTorchError(
+                f"A parameter of shape {tuple(old.shape)} is still part of a graph or weakly referenced ({error}); finish "
+                "the backward pass or delete the loss first."
+            ) from error
+        old.grad = grad
+    return model
+
+
+def send(model: nn.Module, *workers: Any, owner: Node, **options: Any) -> nn.Module:
+    """Send all parameters and buffers, after giving every trainable parameter without a gradient one of zeros.
+
+    Returns:
+        The model itself.
+    """
+    for parameter in model.parameters():
+        if parameter.requires_grad and parameter.grad is None:
+            parameter.grad = torch.zeros_like(parameter)
+    return exchange(model, lambda old: old.detach().send(*workers, owner=owner, **options))  # type: ignore[attr-defined]
+
+
+def get(model: nn.Module, user: str | None = None, reason: str | None = None) -> nn.Module:
+    """Fetch all parameters and buffers that are elsewhere. Returns the model itself."""
+    return exchange(model, lambda old: old.fetched(user, reason) if isinstance(old, PointerTensor) else old.get())  # type: ignore[attr-defined]
+
+
+def move(model: nn.Module, worker: Any, user: str | None = None) -> None:
+    """Let all parameters and buffers go straight to another worker, or here."""
+    exchange(model, lambda old: old.forwarded(worker, remove=False, user=user))  # type: ignore[attr-defined]
+
+
+def copy(model: nn.Module) -> nn.Module:
+    """A deep copy, at the same worker."""
+    return copying.deepcopy(model)
+
+
+def location(model: nn.Module) -> Any:
+    """Where the model's tensors are.
+
+    Raises:
+        AttributeError: it was not sent.
+    """
+    for tensor in _tensors(model):
+        if hasattr(tensor, "location"):
+            return tensor.location
+    raise AttributeError(f"{type(model).__name__} has no location: it was not sent to a worker.")
+
+
+def owner(model: nn.Module, otherwise: Any) -> Any:
+    """Who holds the model's tensors or the pointers to them."""
+    for tensor in _tensors(model):
+        if isinstance(tensor, PointerTensor):
+            return tensor.owner
+    return otherwise

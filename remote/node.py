@@ -1,0 +1,214 @@
+"""A node: a store of objects, and the one door through which everybody else reaches them.
+
+``receive`` takes the bytes of a request and gives the bytes of a reply. It never raises: what fails is answered by
+``Failed`` with the name of an error, and written to the audit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, MutableMapping
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeVar
+
+from torch import Tensor
+
+from sharetorch.mpc import errors
+from sharetorch.mpc.errors import LimitExceededError, ObjectNotFoundError, RemoteOperationError, ShareTorchError
+from sharetorch.mpc.session import new_id
+from sharetorch.remote import wire
+from sharetorch.remote.access import Desk
+from sharetorch.remote.audit import Audit, Call
+from sharetorch.remote.messages import Failed, Made, Message, Meta, Request
+from sharetorch.remote.objects import Readers, Record, storage_of
+
+R = TypeVar("R", bound=Message)
+Handler = Callable[["Node", Any, Call], Message]
+
+HANDLERS: dict[type[Message], Handler] = {}
+"""What a node does on each kind of request; filled by the modules of this package."""
+
+
+def handles(kind: type[R]) -> Callable[[Callable[[Any, R, Call], Message]], Callable[[Any, R, Call], Message]]:
+    """Register the handler of a kind of request."""
+
+    def register(handler: Callable[[Any, R, Call], Message]) -> Callable[[Any, R, Call], Message]:
+        HANDLERS[kind] = handler
+        return handler
+
+    return register
+
+
+class Link(Protocol):
+    """A way to another node."""
+
+    worker: Any
+
+    def request(self, message: Message) -> Any:
+        """Send a request and wait for the reply; raises the error that a ``Failed`` names."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a node takes on.
+
+    Attributes:
+        object_bytes: of one object.
+        store_bytes: of all objects.
+        message_bytes: of one message.
+        objects: how many.
+    """
+
+    object_bytes: int = 4 << 30
+    store_bytes: int = 64 << 30
+    message_bytes: int = 4 << 30
+    objects: int = 10_000_000
+
+
+class Node:
+    """Whoever holds objects and serves requests.
+
+    Args:
+        id: its name.
+        private: whether only the owner of an object may have it back or delete it, unless others are allowed.
+        limits: what it takes on.
+
+    Attributes:
+        objects: what it holds, by number.
+        store: shares it holds as a member of sessions; no request of ``messages`` reaches them.
+        datasets: data sets by key.
+        desk: requests that wait for the owner.
+        audit: the requests it was sent.
+    """
+
+    def __init__(self, id: str, private: bool = False, limits: Limits | None = None) -> None:
+        self.id = id
+        self.private = private
+        self.limits = limits or Limits()
+        self.objects: dict[int, Record] = {}
+        self.store: MutableMapping[int, Any] = {}
+        self.datasets: dict[str, Any] = {}
+        self.desk = Desk()
+        self.audit = Audit()
+        self._links: dict[str, Link] = {}
+        self._decoder = wire.Decoder(Request, self)
+
+    def link(self, name: str) -> Link:
+        """The way to another node.
+
+        Raises:
+            WorkerNotFoundException: none of that name is known.
+        """
+        raise errors.WorkerNotFoundException(f"{self.id} knows no worker {name!r}.")
+
+    def receive(self, data: bytes, sender: str) -> bytes:
+        """Serve one request.
+
+        Args:
+            data: a message of ``messages.Request``.
+            sender: id of who sent it, as the connection knows it.
+
+        Returns:
+            A message of ``messages.Reply``.
+        """
+        call = Call(sender)
+        try:
+            reply = wire.encode(self._serve(data, call))
+            self.audit.note(call, "done")
+        except Exception as error:
+            self.audit.note(call, type(error).__name__)
+            reply = wire.encode(failure(error))
+        return reply
+
+    def _serve(self, data: bytes, call: Call) -> Message:
+        if len(data) > self.limits.message_bytes:
+            raise LimitExceededError(f"A message of {len(data)} bytes; {self.id} takes {self.limits.message_bytes}.")
+        request = self._decoder.decode(data)
+        call.request = type(request).__name__.lower()
+        return HANDLERS[type(request)](self, request, call)
+
+    def keep(self, value: Any, owner: str, readers: Readers | None = None, number: int | None = None) -> Record:
+        """Hold a value.
+
+        Args:
+            value: what to hold.
+            owner: id of who puts it there.
+            readers: who may have it; the node's default if not given.
+            number: of the object; a free one if not given.
+
+        Raises:
+            ObjectNotFoundError: the number is taken.
+            LimitExceededError: the node holds too many objects.
+        """
+        number = new_id() if number is None else number
+        if number in self.objects:
+            raise ObjectNotFoundError(f"{self.id} holds an object {number} already; choose another number.")
+        if len(self.objects) >= self.limits.objects:
+            raise LimitExceededError(f"{self.id} holds {len(self.objects)} objects, its limit. Delete some first.")
+        record = Record(number, value, owner, readers or self.default_readers(owner))
+        self.objects[number] = record
+        return record
+
+    def default_readers(self, owner: str) -> Readers:
+        """Who may read what ``owner`` puts here if nothing is said."""
+        return Readers(frozenset({owner}) if self.private else None)
+
+    def load(
+        self, value: Any, *, number: int | None = None, tags: tuple[str, ...] = (), description: str | None = None
+    ) -> Record:
+        """Hold something of the node's own; a view of larger memory is copied, so that the rest stays out of reach."""
+        if isinstance(value, Tensor) and storage_of(value) is not None:
+            value = value.detach()
+            if value.untyped_storage().nbytes() != value.numel() * value.element_size():
+                value = value.clone()
+        record = self.keep(value, self.id, number=number)
+        record.tags, record.description = tuple(tags), description
+        return record
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} id:{self.id} #objects:{len(self.objects) + len(self.store)}>"
+
+
+PLAIN_ERRORS: dict[str, type[Exception]] = {
+    kind.__name__: kind
+    for kind in (
+        RuntimeError,
+        TypeError,
+        ValueError,
+        IndexError,
+        KeyError,
+        NotImplementedError,
+        ZeroDivisionError,
+        OverflowError,
+        ArithmeticError,
+    )
+}
+"""Errors of torch that arrive as what they are, so that a program sees the same as with local tensors."""
+
+_OUR_ERRORS: dict[str, type[Exception]] = {
+    name: kind for name, kind in vars(errors).items() if isinstance(kind, type) and issubclass(kind, ShareTorchError)
+}
+
+
+def failure(error: Exception) -> Failed:
+    """The reply for an error; what is neither torch's nor ours is told by its name alone."""
+    name = type(error).__name__
+    if name in _OUR_ERRORS or name in PLAIN_ERRORS:
+        return Failed(name, str(error))
+    plain = next((base.__name__ for base in type(error).__mro__ if base.__name__ in PLAIN_ERRORS), None)
+    if plain is not None:
+        return Failed(plain, str(error))
+    return Failed(RemoteOperationError.__name__, f"The request failed with a {name}.")
+
+
+def error_of(failed: Failed, worker: str) -> Exception:
+    """The error a reply names."""
+    kind = _OUR_ERRORS.get(failed.kind) or PLAIN_ERRORS.get(failed.kind, RemoteOperationError)
+    error = kind(failed.text)
+    error.add_note(f"raised at worker {worker}")
+    return error
+
+
+def made(*records: Record) -> Made:
+    """The reply that describes new objects."""
+    metas: list[Meta | None] = [record.meta() for record in records]
+    return Made(metas, "one" if len(metas) == 1 else "several")

@@ -1,0 +1,120 @@
+"""What a worker holds: values with an owner, readers, tags and a description.
+
+Readers belong to memory, not to numbers: all views of one storage have one ``Readers`` in common, so that a view made
+before a secret was written into its base is as secret as the base.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sharetorch.remote.messages import Meta
+
+
+class Readers:
+    """Who may have the values of some memory.
+
+    Attributes:
+        names: ids of users and workers; None is everybody.
+    """
+
+    __slots__ = ("names",)
+
+    def __init__(self, names: frozenset[str] | None = None) -> None:
+        self.names = names
+
+    def include(self, *names: str | None) -> bool:
+        """Whether one of these may read."""
+        return self.names is None or any(name in self.names for name in names)
+
+    def narrow(self, other: frozenset[str] | None) -> None:
+        """Keep only those who may read the other memory too."""
+        if other is not None:
+            self.names = other if self.names is None else self.names & other
+
+
+class Record:
+    """One object.
+
+    Attributes:
+        number: its number at the worker.
+        value: what it is.
+        owner: id of who put it there.
+        readers: who may have its value.
+        released: users to whom the owner has allowed this one object besides.
+        tags: by which it is found.
+        description: text of its owner.
+        key: name of a data set.
+    """
+
+    __slots__ = ("description", "number", "owner", "readers", "released", "tags", "value")
+
+    def __init__(self, number: int, value: Any, owner: str, readers: Readers) -> None:
+        self.number = number
+        self.value = value
+        self.owner = owner
+        self.readers = readers
+        self.released: frozenset[str] = frozenset()
+        self.tags: tuple[str, ...] = ()
+        self.description: str | None = None
+
+    def __repr__(self) -> str:
+        return f"Record({self.number}, {type(self.value).__name__})"
+
+    def meta(self) -> Meta:
+        """What is public about it."""
+        return describe(self.number, self.value, list(self.tags), self.description)
+
+
+_DTYPE_NAMES: dict[torch.dtype, str] = {}
+
+
+def dtype_name(dtype: torch.dtype) -> str:
+    """Name of a dtype without "torch."."""
+    name = _DTYPE_NAMES.get(dtype)
+    if name is None:
+        name = _DTYPE_NAMES[dtype] = str(dtype).removeprefix("torch.")
+    return name
+
+
+KINDS: dict[type, str] = {Tensor: "tensor", torch.nn.Parameter: "tensor"}
+"""Kinds of objects by type; modules that define further types add theirs."""
+
+
+def kind_of(value: Any) -> str:
+    """The kind of a value, by its type or the nearest base that has one."""
+    kind = KINDS.get(type(value))
+    return kind or next((KINDS[base] for base in type(value).__mro__ if base in KINDS), "value")
+
+
+def describe(number: int, value: Any, tags: list[str], description: str | None) -> Meta:
+    """What is public about an object."""
+    if isinstance(value, Tensor):
+        return Meta(
+            number,
+            kind_of(value),
+            dtype_name(value.dtype),
+            list(value.shape),
+            list(value.stride()) if value.layout is torch.strided else [],
+            value.storage_offset() if value.layout is torch.strided else 0,
+            tags,
+            description,
+        )
+    return Meta(number, kind_of(value), tags=tags, description=description)
+
+
+def storage_of(value: Any) -> int | None:
+    """What is the same for views of one another; None for anything but a plain tensor."""
+    return value.untyped_storage()._cdata if type(value) is Tensor else None
+
+
+def common_readers(records: Iterable[Record]) -> frozenset[str] | None:
+    """Who may read all of these objects."""
+    shared = Readers()
+    for record in records:
+        shared.narrow(record.readers.names)
+    return shared.names

@@ -1,0 +1,354 @@
+"""``PointerTensor``: a tensor that is elsewhere.
+
+It is a ``torch.Tensor`` without data: shape, strides and dtype of an object of some worker. PyTorch's own autograd engine
+records on the pointer's side; every aten operation it comes to is one request to the worker, and gives pointers again.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sharetorch.mpc.errors import (
+    GetNotPermittedError,
+    InvalidTensorForRemoteGet,
+    MalformedRequestError,
+    RemoteOperationError,
+    RevealError,
+    UnsupportedOperationError,
+)
+from sharetorch.mpc.tensor.location import user_line
+from sharetorch.remote import operators, wire
+from sharetorch.remote.messages import Execute, Fetch, Forward, Invoke, Label, Made, Meta, Release
+from sharetorch.remote.moving import Move
+from sharetorch.remote.node import Link
+from sharetorch.remote.objects import KINDS
+from sharetorch.remote.requests import Handle, Operands, become, metadata_of
+from sharetorch.remote.wire import DTYPES
+
+
+class PointerTensor(torch.Tensor):
+    """A tensor at a worker.
+
+    Made by ``x.send(worker)``, by operations on pointers, by ``worker.search`` and ``worker.remote.torch``.
+
+    Attributes:
+        handle: the claim on the object.
+    """
+
+    handle: Handle
+
+    __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]
+
+    @staticmethod
+    def __new__(cls: Any, handle: Handle, meta: Meta, requires_grad: bool = False) -> PointerTensor:
+        """A pointer to what ``meta`` describes."""
+        pointer: PointerTensor = torch.Tensor._make_wrapper_subclass(
+            cls,
+            meta.shape,
+            strides=meta.strides,
+            storage_offset=meta.offset,
+            dtype=DTYPES[meta.dtype],
+            requires_grad=requires_grad,
+        )
+        pointer.handle = handle
+        return pointer
+
+    def __init__(self, handle: Handle, meta: Meta, requires_grad: bool = False) -> None:
+        """Everything is set by ``__new__``."""
+
+    @classmethod
+    def __torch_dispatch__(  # type: ignore[override]
+        cls, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        """Let the worker run the operation."""
+        if func is _item:
+            raise RemoteOperationError(
+                f"The value of a pointer is needed here{user_line()}, and it is at a worker. Fetch it with .get() first."
+            )
+        operands = Operands(func, PointerTensor)
+        packed = operands.pack(args)
+        named = {name: operands.pack(value) for name, value in kwargs.items()} if kwargs else {}
+        if operands.link is None:
+            raise UnsupportedOperationError(f"{func} has no operand at a worker{user_line()}.")
+        reply: Made = operands.link.request(Execute(operators.name_of(func), packed, named))
+        results = [operands.result(meta, pointer_to) for meta in reply.results]
+        if operators.reshapes(func):
+            with torch.utils._mode_utils.no_dispatch():
+                func(*args, **(kwargs or {}))
+        return results[0] if reply.form == "one" else results
+
+    @property
+    def location(self) -> Any:
+        """The worker that holds the tensor."""
+        return self.handle.link.worker
+
+    @property
+    def owner(self) -> Any:
+        """The worker that holds the pointer."""
+        return self.handle.link.owner
+
+    @property
+    def id_at_location(self) -> int:
+        """Number of the tensor at its worker."""
+        return self.handle.number
+
+    @property
+    def id(self) -> int:
+        """Number of the tensor; pointer and tensor share it."""
+        return self.handle.number
+
+    @property
+    def child(self) -> PointerTensor:
+        """The pointer itself: there are no layers of wrappers, but the tutorials look below them."""
+        return self
+
+    @property
+    def tags(self) -> set[str]:
+        """By which the tensor is found."""
+        return set(self.handle.tags)
+
+    @property
+    def description(self) -> str | None:
+        """What its owner says of it."""
+        return self.handle.description
+
+    def get(self, user: str | None = None, reason: str | None = None, **_: Any) -> Tensor:
+        """Fetch the tensor, and its gradient if it has one; the worker forgets it.
+
+        Args:
+            user: on whose behalf, where the worker's policy asks.
+            reason: for the owner, who decides if the policy does not allow it.
+
+        Raises:
+            GetNotPermittedError: the policy does not allow it.
+            ObjectNotFoundError: the worker no longer has it.
+        """
+        value = self._value(True, user, reason)
+        if value.dtype.is_floating_point and self.is_leaf:
+            value.requires_grad_(self.requires_grad)
+            if isinstance(self.grad, PointerTensor):
+                value.grad = self.grad.get(user, reason)
+        return value
+
+    def _value(self, remove: bool, user: str | None, reason: str | None) -> Tensor:
+        handle = self.handle
+        value: Tensor = handle.link.request(Fetch([handle.number], remove, user, reason)).values[0]
+        if remove:
+            handle.drop()
+        return value
+
+    def get_(self, user: str | None = None, reason: str | None = None) -> Tensor:
+        """Fetch the tensor in place: the pointer becomes the tensor."""
+        needs_grad, grad = self.requires_grad and self.is_leaf, self.grad
+        become(self, self._value(False, user, reason).requires_grad_(needs_grad))
+        self.grad = grad.get(user, reason) if isinstance(grad, PointerTensor) else None
+        return self
+
+    def fetched(self, user: str | None = None, reason: str | None = None) -> Tensor:
+        """The tensor's value; the worker keeps it until the last pointer goes."""
+        return self._value(False, user, reason)
+
+    def move(self, worker: Any, requires_grad: bool = False, user: str | None = None) -> Any:
+        """Let the tensor go straight to another worker; this pointer follows it.
+
+        Args:
+            worker: the destination; the local worker gives the tensor itself.
+            requires_grad: whether gradients flow back to where it came from; so do those of results of operations.
+            user: on whose behalf, where the worker's policy asks.
+
+        Returns:
+            This pointer; a new one if gradients flow back; a tensor if the destination is the local worker.
+
+        Raises:
+            GetNotPermittedError: the policy does not let the destination have it.
+        """
+        if requires_grad or (self.requires_grad and not self.is_leaf and torch.is_grad_enabled()):
+            return Move.apply(self, worker, user)
+        return self.move_(worker, user)
+
+    def move_(self, worker: Any, user: str | None = None) -> Any:
+        """Let the tensor go to another worker, in place; its gradient goes with it."""
+        if worker is self.location:
+            return self
+        if worker is self.owner:
+            return self.get(user)
+        grad = self.grad
+        become(self, self.forwarded(worker, remove=False, user=user).requires_grad_(self.requires_grad))
+        if isinstance(grad, PointerTensor):
+            self.grad = grad.move_(worker, user)
+        return self
+
+    def forwarded(self, worker: Any, remove: bool, user: str | None = None) -> Any:
+        """Let the worker send its tensor straight to another one.
+
+        Args:
+            worker: the other one; the local worker gives the tensor itself.
+            remove: whether this worker forgets it.
+            user: on whose behalf.
+        """
+        handle = self.handle
+        if worker is self.owner:
+            return handle.link.request(Fetch([handle.number], remove, user)).values[0]
+        there = handle.link.owner.link(worker.id)
+        (meta,) = handle.link.request(Forward([handle.number], worker.id, remove, user)).results
+        if remove:
+            handle.drop()
+        return pointer_to(meta, there)
+
+    def remote_get(self) -> PointerTensor:
+        """Let the worker fetch what its pointer points to; this pointer then points to the value. In place.
+
+        Raises:
+            InvalidTensorForRemoteGet: the object is no pointer.
+        """
+        if self.handle.kind != "pointer":
+            raise InvalidTensorForRemoteGet(
+                f"remote_get() needs a pointer to a pointer; object {self.handle.number} at {self.location.id} is a "
+                f"{self.handle.kind}. Use get()."
+            )
+        become(self, self.invoke("get"))
+        return self
+
+    mid_get = remote_get
+
+    def remote_send(self, worker: Any) -> PointerTensor:
+        """Let the worker send its tensor on and keep a pointer to it; this becomes a pointer to that pointer. In place."""
+        become(self, self.invoke("send", worker.id))
+        return self
+
+    def copy(self) -> PointerTensor:
+        """A second object with the same values, at the same worker; gradients flow through, as with ``clone()``."""
+        return self.clone()  # type: ignore[return-value]
+
+    def tag(self, *tags: str) -> PointerTensor:
+        """Let the tensor be found by these tags."""
+        self.handle.tags = tuple(dict.fromkeys([*self.handle.tags, *tags]))
+        self.handle.link.request(Label(self.handle.number, list(self.handle.tags)))
+        return self
+
+    def describe(self, text: str) -> PointerTensor:
+        """Say what the tensor is."""
+        self.handle.description = text
+        self.handle.link.request(Label(self.handle.number, None, text))
+        return self
+
+    @property
+    def garbage_collection(self) -> bool:
+        """Whether the worker's tensor is deleted with the last pointer to it."""
+        return self.handle.owned
+
+    @garbage_collection.setter
+    def garbage_collection(self, on: bool) -> None:
+        self.handle.owned = bool(on)
+
+    gc = garbage_collection
+
+    @property
+    def disable_gc(self) -> PointerTensor:
+        """This pointer, which no longer deletes the worker's tensor."""
+        self.handle.drop()
+        return self
+
+    def invoke(self, method: str, *args: Any, **kwargs: Any) -> Any:
+        """Let the worker run a method of ShareTorch's own on the tensor; gives a pointer to the result."""
+        handle = self.handle
+        reply: Made = handle.link.request(Invoke(method, handle.number, list(args), kwargs))
+        return pointer_to(reply.results[0], handle.link)  # type: ignore[arg-type]
+
+    def fix_precision(
+        self, precision_fractional: int | None = None, base: int = 10, *, truncation: str = "probabilistic", **_: Any
+    ) -> PointerTensor:
+        """Let the worker write its tensor in fixed point; gives a new pointer."""
+        return self.invoke("fix_precision", precision_fractional, base, truncation)  # type: ignore[no-any-return]
+
+    fix_prec = fix_precision
+
+    def float_precision(self) -> PointerTensor:
+        """Let the worker decode its fixed-precision tensor; gives a new pointer."""
+        return self.invoke("float_precision")  # type: ignore[no-any-return]
+
+    float_prec = float_precision
+
+    def share(self, *workers: Any, crypto_provider: Any = None, **options: Any) -> PointerTensor:
+        """Let the worker split its tensor into shares, which go from it straight to the parties.
+
+        Returns:
+            A pointer to the handle of the shared tensor; ``get()`` fetches the handle.
+
+        Raises:
+            GetNotPermittedError: the caller may not read the tensor; whoever holds a handle can open it.
+        """
+        provider = None if crypto_provider is None else crypto_provider.id
+        return self.invoke("share", [worker.id for worker in workers], provider, options)  # type: ignore[no-any-return]
+
+    def allow(self, user: str | None = None) -> bool:
+        """Whether the worker's policy lets this user have the tensor."""
+        try:
+            self.handle.link.request(Fetch([self.handle.number], False, user, None, True))
+        except GetNotPermittedError:
+            return False
+        return True
+
+    def release(self, *users: str) -> PointerTensor:
+        """Let further users have the tensor; only its owner may."""
+        self.handle.link.request(Release(self.handle.number, list(users)))
+        return self
+
+    def __repr__(self, *, tensor_contents: Any = None) -> str:  # type: ignore[override]
+        return describe(self)
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        raise RevealError("A pointer cannot be pickled or saved: its data is at a worker. Save x.get() instead.")
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
+        copied: Any = self.detach().clone()
+        if isinstance(self, torch.nn.Parameter):
+            copied = torch.nn.Parameter(copied, self.requires_grad)
+        elif self.is_leaf:
+            copied.requires_grad_(self.requires_grad)
+        memo[id(self)] = copied
+        return copied
+
+
+KINDS[PointerTensor] = "pointer"
+
+_item = torch.ops.aten._local_scalar_dense.default
+
+
+def pointer_to(meta: Meta, link: Link, owned: bool = True, requires_grad: bool = False) -> PointerTensor:
+    """A pointer to an object of a worker."""
+    return PointerTensor(Handle(link, meta, owned), meta, requires_grad)
+
+
+def describe(x: PointerTensor) -> str:
+    """Text of a pointer: where from, where to, tags, shape and description."""
+    chain = "Parameter>" if isinstance(x, torch.nn.Parameter) else ""
+    chain += "AutogradTensor>" if x.requires_grad else ""
+    lines = [f"{chain}[PointerTensor | {x.owner.id}:{x.id} -> {x.location.id}:{x.id_at_location}]"]
+    if x.handle.tags:
+        lines.append("\tTags: " + "".join(f"{tag} " for tag in x.handle.tags))
+    if x.handle.tags or x.handle.description:
+        lines.append(f"\tShape: {x.shape}")
+    if x.handle.description:
+        lines.append(f"\tDescription: {x.handle.description.strip().splitlines()[0]}...")
+    return "\n".join(lines)
+
+
+def _pack(x: PointerTensor) -> bytes:
+    """The claim on the object travels with the pointer."""
+    owned = x.handle.owned
+    x.handle.drop()
+    return wire.encode([x.handle.link.worker.id, metadata_of(x), owned])
+
+
+def _unpack(data: bytes, node: Any) -> PointerTensor:
+    location, meta, owned = wire.Decoder(tuple[str, Meta, bool], node).decode(data)
+    if meta.dtype not in DTYPES or any(size < 0 for size in [*meta.shape, *meta.strides, meta.offset]):
+        raise MalformedRequestError("A pointer with wrong shape or dtype.")
+    return pointer_to(meta, node.link(location), owned)
+
+
+wire.register(16, PointerTensor, _pack, _unpack)
