@@ -190,7 +190,7 @@ class AbstractTensor(torch.Tensor):
         """Whether the layer is around a tensor."""
         return self._child is not None
 
-    def wrap(self) -> Any:
+    def wrap(self, *args: Any, **kwargs: Any) -> Any:
         """The layer itself: nothing goes around it but other layers."""
         return self
 

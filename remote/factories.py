@@ -64,7 +64,7 @@ class _Elsewhere(TorchDispatchMode):
     """Runs every operation at a worker."""
 
     def __init__(self, link: Link) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self._link = link
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:

@@ -5,12 +5,17 @@ from __future__ import annotations
 from typing import Any
 
 from sharetorch.remote import wire
-from sharetorch.remote.messages import Failed, Message, Reply
+from sharetorch.remote.messages import Execute, Failed, Forget, Message, Reply
 from sharetorch.remote.node import Node, error_of
+
+_FORGOTTEN_AT_ONCE = 16
+"""Deletions that travel in one message: a message for each would cost a fifth of the time of an operation."""
 
 
 class MemoryLink:
     """Carries requests of ``owner`` to ``worker``.
+
+    Deletions wait until there are some, and go out before any request that could tell the difference.
 
     Attributes:
         owner: who asks.
@@ -20,12 +25,13 @@ class MemoryLink:
         bytes_received: of all replies.
     """
 
-    __slots__ = ("__weakref__", "_decoder", "bytes_received", "bytes_sent", "owner", "sent", "worker")
+    __slots__ = ("__weakref__", "_decoder", "_gone", "bytes_received", "bytes_sent", "owner", "sent", "worker")
 
     def __init__(self, owner: Node, worker: Node) -> None:
         self.owner = owner
         self.worker = worker
         self.sent = self.bytes_sent = self.bytes_received = 0
+        self._gone: list[int] = []
         self._decoder = wire.Decoder(Reply, owner)
 
     def request(self, message: Message) -> Any:
@@ -34,6 +40,8 @@ class MemoryLink:
         Raises:
             Exception: what the worker's ``Failed`` names.
         """
+        if self._gone and type(message) is not Execute:
+            self.flush()
         data = wire.encode(message)
         answer = self.worker.receive(data, self.owner.id)
         self.sent += 1
@@ -43,3 +51,15 @@ class MemoryLink:
         if type(reply) is Failed:
             raise error_of(reply, self.worker.id)
         return reply
+
+    def forget(self, number: int) -> None:
+        """Let the worker delete an object, soon."""
+        self._gone.append(number)
+        if len(self._gone) >= _FORGOTTEN_AT_ONCE:
+            self.flush()
+
+    def flush(self) -> None:
+        """Let the worker delete what waits to be deleted."""
+        if self._gone:
+            numbers, self._gone = self._gone, []
+            self.request(Forget(numbers))

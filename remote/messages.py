@@ -40,7 +40,7 @@ class Meta(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=T
     description: str | None = None
 
 
-class Store(Message, tag="store"):
+class Store(Message, frozen=True, tag="store"):
     """Keep values. Reply: ``Made``.
 
     Attributes:
@@ -60,7 +60,7 @@ class Store(Message, tag="store"):
     owner: str | None = None
 
 
-class Execute(Message, tag="execute"):
+class Execute(Message, frozen=True, tag="execute"):
     """Run one operation of the worker's list. Reply: ``Made``.
 
     Attributes:
@@ -74,7 +74,7 @@ class Execute(Message, tag="execute"):
     kwargs: dict[str, Any]
 
 
-class Invoke(Message, tag="invoke"):
+class Invoke(Message, frozen=True, tag="invoke"):
     """Run a method of ShareTorch's own on one object, such as "fix_precision". Reply: ``Made``."""
 
     method: str
@@ -83,7 +83,7 @@ class Invoke(Message, tag="invoke"):
     kwargs: dict[str, Any]
 
 
-class Call(Message, tag="call"):
+class Call(Message, frozen=True, tag="call"):
     """Run a plan or protocol the worker holds. Reply: ``Made``, with the form of the results.
 
     Attributes:
@@ -97,7 +97,7 @@ class Call(Message, tag="call"):
     kwargs: dict[str, Any]
 
 
-class Fetch(Message, tag="fetch"):
+class Fetch(Message, frozen=True, tag="fetch"):
     """Hand out values. Reply: ``Values``.
 
     Attributes:
@@ -115,7 +115,7 @@ class Fetch(Message, tag="fetch"):
     ask: bool = False
 
 
-class Forward(Message, tag="forward"):
+class Forward(Message, frozen=True, tag="forward"):
     """Send objects straight to another worker. Reply: ``Made``, with their numbers there.
 
     Attributes:
@@ -131,17 +131,17 @@ class Forward(Message, tag="forward"):
     user: str | None = None
 
 
-class Forget(Message, tag="forget"):
+class Forget(Message, frozen=True, tag="forget"):
     """Delete objects. Reply: ``Done``; unknown numbers are passed over."""
 
     numbers: list[int]
 
 
-class Clear(Message, tag="clear"):
+class Clear(Message, frozen=True, tag="clear"):
     """Delete all objects the caller may delete. Reply: ``Done``."""
 
 
-class Search(Message, tag="search"):
+class Search(Message, frozen=True, tag="search"):
     """Find objects. Reply: ``Found``.
 
     Attributes:
@@ -153,13 +153,13 @@ class Search(Message, tag="search"):
     number: int | None = None
 
 
-class Inspect(Message, tag="inspect"):
+class Inspect(Message, frozen=True, tag="inspect"):
     """What is public about one object. Reply: ``Found``."""
 
     number: int
 
 
-class Label(Message, tag="label"):
+class Label(Message, frozen=True, tag="label"):
     """Tag and describe an object. Reply: ``Done``. None leaves as it is."""
 
     number: int
@@ -167,14 +167,14 @@ class Label(Message, tag="label"):
     description: str | None = None
 
 
-class Release(Message, tag="release"):
+class Release(Message, frozen=True, tag="release"):
     """Let users have an object's value, by its owner. Reply: ``Done``."""
 
     number: int
     users: list[str]
 
 
-class Train(Message, tag="train"):
+class Train(Message, frozen=True, tag="train"):
     """Train a model the worker holds on one of its data sets. Reply: ``Values`` with the last loss.
 
     Attributes:
@@ -187,7 +187,7 @@ class Train(Message, tag="train"):
     options: dict[str, Any] = {}
 
 
-class Evaluate(Message, tag="evaluate"):
+class Evaluate(Message, frozen=True, tag="evaluate"):
     """Evaluate a model on one of the worker's data sets. Reply: ``Values`` with the figures."""
 
     config: int
@@ -195,7 +195,7 @@ class Evaluate(Message, tag="evaluate"):
     options: dict[str, Any] = {}
 
 
-class Made(Message, tag="made"):
+class Made(Message, frozen=True, tag="made"):
     """Objects that came to be.
 
     Attributes:
@@ -207,23 +207,23 @@ class Made(Message, tag="made"):
     form: Any = "one"
 
 
-class Values(Message, tag="values"):
+class Values(Message, frozen=True, tag="values"):
     """Values that were asked for."""
 
     values: list[Any]
 
 
-class Found(Message, tag="found"):
+class Found(Message, frozen=True, tag="found"):
     """Objects that were found."""
 
     objects: list[Meta]
 
 
-class Done(Message, tag="done"):
+class Done(Message, frozen=True, tag="done"):
     """It is done."""
 
 
-class Failed(Message, tag="failed"):
+class Failed(Message, frozen=True, tag="failed"):
     """It was not done.
 
     Attributes:
@@ -236,6 +236,7 @@ class Failed(Message, tag="failed"):
 
 
 Request = (
-    Store | Execute | Invoke | Call | Fetch | Forward | Forget | Clear | Search | Inspect | Label | Release | Train | Evaluate
+    Store | Execute | Invoke | Call | Fetch | Forward | Forget | Clear | Search | Inspect | Label | Release | Train
+    | Evaluate
 )  # fmt: skip
 Reply = Made | Values | Found | Done | Failed

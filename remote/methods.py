@@ -38,7 +38,9 @@ def invoke(node: Node, request: Invoke, call: Call) -> Made:
     call.request = f"invoke {request.method[:80]}"
     found = METHODS.get(request.method)
     if found is None:
-        raise OperationNotAllowedError(f"{request.method[:80]!r} is no method of objects; there are {', '.join(METHODS)}.")
+        raise OperationNotAllowedError(
+            f"{request.method[:80]!r} is no method of objects; there are {', '.join(METHODS)}."
+        )
     record = usable(node, request.number, call)
     value = found(node, record, call, *request.args, **request.kwargs)
     names = record.readers.names
@@ -88,8 +90,8 @@ def _share(
     user = call.user or call.sender
     if not may_read(record, user):
         raise GetNotPermittedError(
-            f"{user} may not have object {record.number} of {node.id}, so it may not have it shared either: whoever holds "
-            "the handle can open it."
+            f"{user} may not have object {record.number} of {node.id}, so it may not have it shared either: "
+            "whoever holds the handle can open it."
         )
     members = [node.link(name).worker if name != node.id else node for name in parties]
     provider = None if crypto_provider is None else node.link(crypto_provider).worker

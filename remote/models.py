@@ -1,7 +1,7 @@
 """Models at a worker: parameters and buffers are exchanged in place and keep their identity.
 
-An optimizer made before ``model.send(bob)`` goes on working. The model's structure stays here and records the graph; only
-tensors travel.
+An optimizer made before ``model.send(bob)`` goes on working. The model's structure stays here and records the graph;
+only tensors travel.
 """
 
 from __future__ import annotations
@@ -35,12 +35,14 @@ def exchange(model: nn.Module, change: Callable[[Tensor], Tensor]) -> nn.Module:
         news = [change(old) for old in olds]
         grads = [None if old.grad is None else change(old.grad) for old in olds]
     for old, new, grad in zip(olds, news, grads, strict=True):
+        if new is old:
+            continue
         try:
             become(old, new)
         except RuntimeError as error:
             raise ShareTorchError(
-                f"A parameter of shape {tuple(old.shape)} is still part of a graph or weakly referenced ({error}); finish "
-                "the backward pass or delete the loss first."
+                f"A parameter of shape {tuple(old.shape)} is still part of a graph or weakly referenced ({error}); "
+                "finish the backward pass or delete the loss first."
             ) from error
         old.grad = grad
     return model
@@ -58,9 +60,28 @@ def send(model: nn.Module, *workers: Any, owner: Node, **options: Any) -> nn.Mod
     return exchange(model, lambda old: old.detach().send(*workers, owner=owner, **options))  # type: ignore[attr-defined]
 
 
+def elsewhere(model: nn.Module) -> bool:
+    """Whether any parameter or buffer is at a worker."""
+    return any(isinstance(tensor, PointerTensor) for tensor in _tensors(model))
+
+
 def get(model: nn.Module, user: str | None = None, reason: str | None = None) -> nn.Module:
     """Fetch all parameters and buffers that are elsewhere. Returns the model itself."""
-    return exchange(model, lambda old: old.fetched(user, reason) if isinstance(old, PointerTensor) else old.get())  # type: ignore[attr-defined]
+    return exchange(model, lambda old: old.fetched(user, reason) if isinstance(old, PointerTensor) else old)
+
+
+def apply(model: nn.Module, method: str, *args: Any, **kwargs: Any) -> nn.Module:
+    """Let parameters and floating-point buffers become what a method of pointers gives. Returns the model itself."""
+
+    def change(old: Tensor) -> Tensor:
+        if not (isinstance(old, PointerTensor) and old.dtype.is_floating_point):
+            return old
+        changed: Tensor = getattr(old.detach(), method)(*args, **kwargs)
+        return changed
+
+    for parameter in model.parameters():
+        parameter.grad = None
+    return exchange(model, change)
 
 
 def move(model: nn.Module, worker: Any, user: str | None = None) -> None:

@@ -21,7 +21,9 @@ class Move(torch.autograd.Function):
     def backward(ctx: Any, *grads: Any) -> tuple[Any, None, None]:
         """Let the gradient go straight back."""
         (grad,) = grads
-        back = grad.forwarded(ctx.home, remove=False, user=ctx.user) if hasattr(grad, "forwarded") else grad.send(ctx.home)
+        back = (
+            grad.forwarded(ctx.home, remove=False, user=ctx.user) if hasattr(grad, "forwarded") else grad.send(ctx.home)
+        )
         return back, None, None
 
 

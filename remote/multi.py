@@ -58,7 +58,9 @@ class MultiPointerTensor(torch.Tensor):
             raise MembersError(f"One pointer for each worker; the locations are {', '.join(names)}.")
         kinds = {(tuple(pointer.shape), pointer.dtype) for pointer in pointers}
         if len(kinds) > 1:
-            raise MembersError(f"Pointers of one multi-pointer have the same shape and dtype; these have {sorted(map(str, kinds))}.")
+            raise MembersError(
+                f"Pointers of one multi-pointer have the same shape and dtype; these have {sorted(map(str, kinds))}."
+            )
         needs_grad = any(pointer.requires_grad for pointer in pointers)
         return cls([pointer.detach() if pointer.requires_grad else pointer for pointer in pointers], needs_grad)  # type: ignore[misc]
 
@@ -68,7 +70,9 @@ class MultiPointerTensor(torch.Tensor):
     ) -> Any:
         """Run the operation at every worker."""
         if func is _item:
-            raise RemoteOperationError(f"The value of a pointer is needed here{user_line()}. Fetch it with .get() first.")
+            raise RemoteOperationError(
+                f"The value of a pointer is needed here{user_line()}. Fetch it with .get() first."
+            )
         kwargs = kwargs or {}
         like = next(_multis([*args, *kwargs.values()]))
         results = []
@@ -124,14 +128,14 @@ def _part(value: Any, place: int, like: MultiPointerTensor) -> Any:
         theirs = [worker.id for worker in value.location]
         if ours != theirs:
             raise TensorsNotCollocatedException(
-                f"One operand is at {', '.join(ours)}, the other at {', '.join(theirs)}{user_line()}; send both to the same "
-                "workers in the same order."
+                f"One operand is at {', '.join(ours)}, the other at {', '.join(theirs)}{user_line()}; send both to "
+                "the same workers in the same order."
             )
         return value.pointers[place]
     if isinstance(value, Tensor):
         raise TensorsNotCollocatedException(
-            f"One operand is at {', '.join(worker.id for worker in like.location)}, the other is a {type(value).__name__}"
-            f"{user_line()}; send it to the same workers first."
+            f"One operand is at {', '.join(worker.id for worker in like.location)}, the other is a "
+            f"{type(value).__name__}{user_line()}; send it to the same workers first."
         )
     if isinstance(value, (list, tuple)):
         return [_part(part, place, like) for part in value]

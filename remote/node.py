@@ -41,10 +41,14 @@ def handles(kind: type[R]) -> Callable[[Callable[[Any, R, Call], Message]], Call
 class Link(Protocol):
     """A way to another node."""
 
+    owner: Any
     worker: Any
 
     def request(self, message: Message) -> Any:
         """Send a request and wait for the reply; raises the error that a ``Failed`` names."""
+
+    def forget(self, number: int) -> None:
+        """Let the other node delete an object, before any request that could tell the difference."""
 
 
 @dataclass(frozen=True)

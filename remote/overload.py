@@ -168,7 +168,7 @@ def _method_names(func: Any) -> Iterator[str]:
 
 @functools.cache
 def _names() -> dict[Any, list[str]]:
-    """Names of torch's functions and of the methods of tensors; ``torch.conv2d`` is ``F.conv2d`` too, so several each."""
+    """Names of torch's functions and of the methods of tensors; some have several: ``torch.conv2d`` is ``F.conv2d``."""
     found: dict[Any, list[str]] = {}
     for path in ("torch.Tensor", "torch", "torch.nn.functional", "torch.linalg", "torch.special", "torch.fft"):
         place = functools.reduce(getattr, path.split(".")[1:], torch)

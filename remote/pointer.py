@@ -1,7 +1,8 @@
 """``PointerTensor``: a tensor that is elsewhere.
 
-It is a ``torch.Tensor`` without data: shape, strides and dtype of an object of some worker. PyTorch's own autograd engine
-records on the pointer's side; every aten operation it comes to is one request to the worker, and gives pointers again.
+It is a ``torch.Tensor`` without data: shape, strides and dtype of an object of some worker. PyTorch's own autograd
+engine records on the pointer's side; every aten operation it comes to is one request to the worker, and gives pointers
+again.
 """
 
 from __future__ import annotations
@@ -66,7 +67,8 @@ class PointerTensor(torch.Tensor):
         """Let the worker run the operation."""
         if func is _item:
             raise RemoteOperationError(
-                f"The value of a pointer is needed here{user_line()}, and it is at a worker. Fetch it with .get() first."
+                f"The value of a pointer is needed here{user_line()}, and it is at a worker. "
+                "Fetch it with .get() first."
             )
         operands = Operands(func, PointerTensor)
         packed = operands.pack(args)
@@ -166,7 +168,7 @@ class PointerTensor(torch.Tensor):
             GetNotPermittedError: the policy does not let the destination have it.
         """
         if requires_grad or (self.requires_grad and not self.is_leaf and torch.is_grad_enabled()):
-            return Move.apply(self, worker, user)
+            return Move.apply(self, worker, user)  # type: ignore[no-untyped-call]
         return self.move_(worker, user)
 
     def move_(self, worker: Any, user: str | None = None) -> Any:
@@ -215,7 +217,7 @@ class PointerTensor(torch.Tensor):
     mid_get = remote_get
 
     def remote_send(self, worker: Any) -> PointerTensor:
-        """Let the worker send its tensor on and keep a pointer to it; this becomes a pointer to that pointer. In place."""
+        """Let the worker send its tensor on and keep a pointer to it, to which this one then points. In place."""
         become(self, self.invoke("send", worker.id))
         return self
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from sharetorch.mpc.errors import TensorsNotCollocatedException
 from sharetorch.mpc.tensor.location import user_line
-from sharetorch.remote.messages import Forget, Meta
+from sharetorch.remote.messages import Meta
 from sharetorch.remote.node import Link
 from sharetorch.remote.wire import Ref
 
@@ -40,7 +40,7 @@ class Handle:
     def __del__(self) -> None:
         if getattr(self, "owned", False):
             try:
-                self.link.request(Forget([self.number]))
+                self.link.forget(self.number)
             except Exception:  # noqa: S110 - a worker that is gone has forgotten already
                 pass
 

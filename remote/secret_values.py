@@ -98,7 +98,9 @@ class Claims:
         try:
             return self._held.pop(number)
         except KeyError:
-            raise ObjectGoneError(f"The handle of shared object {number} was taken before. Share the data again.") from None
+            raise ObjectGoneError(
+                f"The handle of shared object {number} was taken before. Share the data again."
+            ) from None
 
 
 claims = Claims()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from torch import Tensor
 
@@ -31,7 +31,7 @@ from sharetorch.remote.objects import Readers, Record
 @handles(Store)
 def store(node: Node, request: Store, call: Call) -> Made:
     """Serve ``Store``: all values, or none."""
-    numbers = request.numbers or [None] * len(request.values)
+    numbers: Sequence[int | None] = request.numbers or [None] * len(request.values)
     owner = request.owner or call.sender
     for value in request.values:
         _require_fit(node, value)
@@ -56,7 +56,9 @@ def _readers(request: Store) -> Readers | None:
 def _require_fit(node: Node, value: object) -> None:
     size = value.numel() * value.element_size() if isinstance(value, Tensor) else 0
     if size > node.limits.object_bytes:
-        raise LimitExceededError(f"A tensor of {size} bytes; {node.id} holds up to {node.limits.object_bytes} in one object.")
+        raise LimitExceededError(
+            f"A tensor of {size} bytes; one object at {node.id} may have {node.limits.object_bytes}."
+        )
 
 
 @handles(Fetch)
@@ -68,18 +70,22 @@ def fetch(node: Node, request: Fetch, call: Call) -> Values:
         return Values([])
     values = [record.value for record in records]
     if request.remove:
-        forget(node, Forget(request.numbers), call)
+        _delete(node, request.numbers, call)
     return Values(values)
 
 
 @handles(Forget)
 def forget(node: Node, request: Forget, call: Call) -> Done:
     """Serve ``Forget``: deletes what is the caller's; passes over the rest."""
-    for number in request.numbers:
+    _delete(node, request.numbers, call)
+    return Done()
+
+
+def _delete(node: Node, numbers: Iterable[int], call: Call) -> None:
+    for number in numbers:
         record = node.objects.get(number)
         if record is not None and _may_delete(node, record, call):
             del node.objects[number]
-    return Done()
 
 
 def _may_delete(node: Node, record: Record, call: Call) -> bool:
@@ -89,7 +95,8 @@ def _may_delete(node: Node, record: Record, call: Call) -> bool:
 @handles(Clear)
 def clear(node: Node, request: Clear, call: Call) -> Done:
     """Serve ``Clear``."""
-    return forget(node, Forget(list(node.objects)), call)
+    _delete(node, list(node.objects), call)
+    return Done()
 
 
 @handles(Forward)
@@ -104,13 +111,9 @@ def forward(node: Node, request: Forward, call: Call) -> Made:
                 f"private_tensor(allowed_users=[{request.worker!r}, ...])."
             )
     link = node.link(request.worker)
-    metas = [
-        meta
-        for record in records
-        for meta in link.request(_parcel(record)).results
-    ]
+    metas = [meta for record in records for meta in link.request(_parcel(record)).results]
     if request.remove:
-        forget(node, Forget(request.numbers), call)
+        _delete(node, request.numbers, call)
     return Made(metas, "one" if len(metas) == 1 else "several")
 
 

@@ -46,7 +46,9 @@ def send(
     """
     _check(workers)
     if requires_grad and x.requires_grad:
-        made: Any = Send.apply(x, lambda data: _send_all(data, workers, owner, garbage_collect_data))
+        made: Any = Send.apply(  # type: ignore[no-untyped-call]
+            x, lambda data: _send_all(data, workers, owner, garbage_collect_data)
+        )
     else:
         made = _send_all(x, workers, owner, garbage_collect_data)
     return become(x, made) if inplace else made

@@ -61,9 +61,7 @@ _by_type: dict[type, Codec] = {}
 _by_number: dict[int, Codec] = {}
 
 
-def register(
-    number: int, kind: type, pack: Callable[[Any], bytes], unpack: Callable[[bytes, Any], Any]
-) -> None:
+def register(number: int, kind: type, pack: Callable[[Any], bytes], unpack: Callable[[bytes, Any], Any]) -> None:
     """Let values of a type, and of its subclasses that have no codec of their own, cross wires.
 
     Raises:
@@ -146,8 +144,8 @@ def _names(*values: Any) -> dict[str, Any]:
 
 
 DTYPES = _names(
-    torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64, torch.uint16, torch.uint32, torch.uint64,
-    torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.complex64, torch.complex128,
+    torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64, torch.uint16, torch.uint32,
+    torch.uint64, torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.complex64, torch.complex128,
 )  # fmt: skip
 """Element types that can be sent, by name."""
 
@@ -161,7 +159,9 @@ _MAX_DIMENSIONS = 64
 
 def _pack_tensor(x: Tensor) -> bytes:
     if type(x) not in (Tensor, torch.nn.Parameter):
-        raise UnsupportedDtypeError(f"A {type(x).__name__} cannot be sent to a worker: its type has no form on the wire.")
+        raise UnsupportedDtypeError(
+            f"A {type(x).__name__} cannot be sent to a worker: its type has no form on the wire."
+        )
     if x.layout is not torch.strided or x.dtype not in _NAMES or x.is_meta:
         raise UnsupportedDtypeError(
             f"A tensor of dtype {x.dtype}, layout {x.layout} on {x.device} cannot be sent; use a dense one of dtype "
@@ -208,5 +208,8 @@ _register_names(4, torch.memory_format, _MEMORY_FORMATS)
 _register_names(5, torch.layout, _LAYOUTS)
 register(6, torch.device, _pack_device, lambda data, node: {b"cpu": torch.device("cpu")}[data])
 register(
-    7, complex, lambda value: struct.pack("<dd", value.real, value.imag), lambda data, node: complex(*struct.unpack("<dd", data))
+    7,
+    complex,
+    lambda value: struct.pack("<dd", value.real, value.imag),
+    lambda data, node: complex(*struct.unpack("<dd", data)),
 )

@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
-from weakref import WeakValueDictionary
+from weakref import WeakSet, WeakValueDictionary
 
 from sharetorch.mpc.errors import WorkerNotFoundException
 from sharetorch.mpc.share import ArithmeticShare
@@ -76,6 +76,7 @@ class VirtualWorker(Node):
             self._fresh = False
             self.is_client_worker = False
             self._neighbours: WeakValueDictionary[str, MemoryLink] = WeakValueDictionary()
+            self._incoming: WeakSet[MemoryLink] = WeakSet()
             _known[self._name] = self
         self.private = self.private if private is None else private
         self.limits = limits or self.limits
@@ -98,6 +99,7 @@ class VirtualWorker(Node):
                     f"st.VirtualWorker(id={name!r})."
                 )
             known = self._neighbours[name] = MemoryLink(self, worker)
+            worker._incoming.add(known)
         return known
 
     @property
@@ -105,9 +107,15 @@ class VirtualWorker(Node):
         """``worker.remote.torch.zeros(2, 3)`` makes a tensor at the worker and gives a pointer to it."""
         return Remote(local().link(self.id))
 
+    def _settle(self) -> None:
+        """Let deletions that are under way arrive, before anybody looks."""
+        for link in list(self._incoming):
+            link.flush()
+
     @property
     def _objects(self) -> dict[int, Any]:
         """What the worker holds, by number: for shares the raw ring elements."""
+        self._settle()
         shares = {
             number: held.data if isinstance(held, ArithmeticShare) else held for number, held in self.store.items()
         }
@@ -225,13 +233,19 @@ class VirtualWorker(Node):
         """Let the name be free again."""
         _known.pop(self.id, None)
 
+    def __repr__(self) -> str:
+        self._settle()
+        return super().__repr__()
+
     def __len__(self) -> int:
+        self._settle()
         return len(self.objects) + len(self.store)
 
     def __bool__(self) -> bool:
         return True
 
     def __contains__(self, item: Any) -> bool:
+        self._settle()
         return item in self.objects or item in self.store
 
 
@@ -248,4 +262,3 @@ def local() -> VirtualWorker:
 def known_workers() -> dict[str, VirtualWorker]:
     """All workers of this process by id."""
     return dict(_known)
-

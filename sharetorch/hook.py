@@ -66,11 +66,6 @@ def _float_precision(self: Tensor) -> Tensor:
     return self if self.dtype.is_floating_point else self.to(torch.get_default_dtype())
 
 
-def _share_model(self: nn.Module, *workers: Any, crypto_provider: Any = None, **options: Any) -> nn.Module:
-    """Share all parameters and buffers in place; see ``sharetorch.nn.sharing.share``."""
-    return model_sharing.share(self, *workers, crypto_provider=_provider(crypto_provider), **_settings(options))
-
-
 def encrypt(
     self: Any,
     protocol: str = "mpc",
@@ -113,7 +108,23 @@ def _send_model(self: nn.Module, *workers: Any, **options: Any) -> nn.Module:
 
 def _get_model(self: nn.Module, user: str | None = None, reason: str | None = None) -> nn.Module:
     """Fetch or open all parameters and buffers in place."""
-    return models.get(self, user, reason)
+    return models.get(self, user, reason) if models.elsewhere(self) else model_sharing.open_all(self)
+
+
+def _wherever(method: str, here: Callable[..., nn.Module]) -> Callable[..., nn.Module]:
+    """A method of models that runs at the worker if the model is at one."""
+
+    def apply(self: nn.Module, *args: Any, **kwargs: Any) -> nn.Module:
+        if models.elsewhere(self):
+            return models.apply(self, method, *args, **kwargs)
+        return here(self, *args, **kwargs)
+
+    apply.__doc__ = here.__doc__
+    return apply
+
+
+_fix_model = _wherever("fix_precision", model_sharing.fix)
+_float_model = _wherever("float_precision", model_sharing.to_float)
 
 
 def _move_local(self: Tensor, worker: Any, **options: Any) -> Any:
@@ -137,6 +148,14 @@ class Attribute:
         return self if instance is None else self._compute(instance)
 
 
+def _share_here(self: nn.Module, *workers: Any, crypto_provider: Any = None, **options: Any) -> nn.Module:
+    """Share all parameters and buffers in place; see ``sharetorch.nn.sharing.share``."""
+    return model_sharing.share(self, *workers, crypto_provider=_provider(crypto_provider), **_settings(options))
+
+
+_share_model = _wherever("share", _share_here)
+
+
 def _keep(self: Any, *args: Any, **kwargs: Any) -> Any:
     """Accepted for the tutorials' sake: optimizers take their numbers as they are."""
     return self
@@ -155,7 +174,7 @@ def _writing(make: Callable[..., Tensor]) -> Callable[..., Tensor]:
     return method
 
 
-_TENSOR_METHODS: dict[str, Callable[..., Any]] = {
+_TENSOR_METHODS: dict[str, Any] = {
     "share": share,
     "share_": _writing(share),
     "fix_precision": _fix_precision,
@@ -186,17 +205,17 @@ _TENSOR_METHODS: dict[str, Callable[..., Any]] = {
     "wrap": lambda self, *args, **kwargs: self,
 }
 
-_MODULE_METHODS: dict[str, Callable[..., Any]] = {
+_MODULE_METHODS: dict[str, Any] = {
     "share": _share_model,
     "share_": _share_model,
-    "fix_precision": model_sharing.fix,
-    "fix_prec": model_sharing.fix,
-    "fix_precision_": model_sharing.fix,
-    "fix_prec_": model_sharing.fix,
-    "float_precision": model_sharing.to_float,
-    "float_prec": model_sharing.to_float,
-    "float_precision_": model_sharing.to_float,
-    "float_prec_": model_sharing.to_float,
+    "fix_precision": _fix_model,
+    "fix_prec": _fix_model,
+    "fix_precision_": _fix_model,
+    "fix_prec_": _fix_model,
+    "float_precision": _float_model,
+    "float_prec": _float_model,
+    "float_precision_": _float_model,
+    "float_prec_": _float_model,
     "send": _send_model,
     "get": _get_model,
     "move": models.move,
@@ -216,7 +235,7 @@ _OPTIMIZER_METHODS: dict[str, Callable[..., Any]] = {
 }
 
 
-def _add(target: type, methods: dict[str, Callable[..., Any]]) -> None:
+def _add(target: type, methods: dict[str, Any]) -> None:
     for name, method in methods.items():
         if not hasattr(target, name):
             setattr(target, name, method)
