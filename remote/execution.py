@@ -52,7 +52,7 @@ class Operands:
             return record.value
         if kind is list:
             return [self.resolve(part) for part in value]
-        if isinstance(value, Tensor):
+        if isinstance(value, Tensor) and value.dim():
             raise MalformedRequestError("Operations name tensors by number; send() the tensor first.")
         return value
 
@@ -120,10 +120,10 @@ def compute(operator: Operator, args: list[Any], kwargs: dict[str, Any], hidden:
     """
     try:
         operator.validate(args, kwargs)
-        with torch.no_grad():
-            result = operator.overload(*args, **kwargs)
-            if operator.uninitialised:
-                result.zero_()
+        # Without no_grad(): objects never require gradients, and some kernels keep what backward needs only with it off.
+        result = operator.overload(*args, **kwargs)
+        if operator.uninitialised:
+            result.zero_()
         return result
     except ShareTorchError:
         raise

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 from sharetorch.remote import wire
@@ -14,6 +15,8 @@ _FORGOTTEN_AT_ONCE = 16
 
 class MemoryLink:
     """Carries requests of ``owner`` to ``worker``.
+
+    A request waits for the ``message_pending_time``, in seconds, of both, where they have one.
 
     Deletions wait until there are some, and go out before any request that could tell the difference.
 
@@ -43,6 +46,7 @@ class MemoryLink:
         if self._gone and type(message) is not Execute:
             self.flush()
         data = wire.encode(message)
+        self._wait()
         answer = self.worker.receive(data, self.owner.id)
         self.sent += 1
         self.bytes_sent += len(data)
@@ -58,8 +62,21 @@ class MemoryLink:
         if len(self._gone) >= _FORGOTTEN_AT_ONCE:
             self.flush()
 
-    def flush(self) -> None:
-        """Let the worker delete what waits to be deleted."""
-        if self._gone:
-            numbers, self._gone = self._gone, []
-            self.request(Forget(numbers))
+    def flush(self) -> bool:
+        """Let the worker delete what waits to be deleted; tells whether anything did."""
+        if not self._gone:
+            return False
+        numbers, self._gone = self._gone, []
+        self.request(Forget(numbers))
+        return True
+
+    def __del__(self) -> None:
+        try:
+            self.flush()
+        except Exception:  # noqa: S110 - the interpreter may be going down
+            pass
+
+    def _wait(self) -> None:
+        pending = getattr(self.owner, "message_pending_time", 0) + getattr(self.worker, "message_pending_time", 0)
+        if pending > 0:
+            time.sleep(pending)

@@ -52,14 +52,16 @@ def _fix_precision(
     node: Node, record: Record, call: Call, precision_fractional: int | None = None, base: int = 10,
     truncation: str = "probabilistic",
 ) -> Tensor:  # fmt: skip
+    if isinstance(record.value, PointerTensor):
+        return record.value.fix_precision(precision_fractional, base, truncation=truncation)
     return fix_precision(record.value, precision_fractional, base, truncation=truncation)
 
 
 @method("float_precision")
 def _float_precision(node: Node, record: Record, call: Call) -> Tensor:
-    if isinstance(record.value, FixedPrecisionTensor):
+    if isinstance(record.value, (FixedPrecisionTensor, PointerTensor)):
         return record.value.float_precision()
-    return record.value.float_precision()  # type: ignore[no-any-return]
+    raise OperationNotAllowedError(f"Object {record.number} of {node.id} is not in fixed precision.")
 
 
 @method("get")

@@ -34,6 +34,36 @@ def exchange(model: nn.Module, change: Callable[[Tensor], Tensor]) -> nn.Module:
     with torch.no_grad():
         news = [change(old) for old in olds]
         grads = [None if old.grad is None else change(old.grad) for old in olds]
+    for module in model.modules():
+        if isinstance(module, nn.RNNBase):
+            _start_there(module)
+    recurrent = [module for module in model.modules() if isinstance(module, nn.RNNBase)]
+    for module in recurrent:
+        module._flat_weight_refs = []  # weak references, which would forbid the exchange; torch makes them anew
+    _become(olds, news, grads)
+    for module in recurrent:
+        module._init_flat_weights()
+    return model
+
+
+def _start_there(module: nn.RNNBase) -> None:
+    """Let a stock recurrent layer begin with zeros where its input is: torch makes them here."""
+    if _begin not in module._forward_pre_hooks.values():
+        module.register_forward_pre_hook(_begin, with_kwargs=True)
+
+
+def _begin(module: nn.RNNBase, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    x, *rest = args
+    if not isinstance(x, PointerTensor) or (rest and rest[0] is not None) or kwargs.get("hx") is not None:
+        return None
+    batch = x.shape[0 if module.batch_first else 1 : 1 if module.batch_first else 2] if x.dim() == 3 else ()
+    rows = module.num_layers * (2 if module.bidirectional else 1)
+    hidden = x.new_zeros(rows, *batch, module.proj_size or module.hidden_size)
+    start = (hidden, x.new_zeros(rows, *batch, module.hidden_size)) if isinstance(module, nn.LSTM) else hidden
+    return (x, start), {name: value for name, value in kwargs.items() if name != "hx"}
+
+
+def _become(olds: list[Tensor], news: list[Tensor], grads: list[Tensor | None]) -> None:
     for old, new, grad in zip(olds, news, grads, strict=True):
         if new is old:
             continue
@@ -45,7 +75,6 @@ def exchange(model: nn.Module, change: Callable[[Tensor], Tensor]) -> nn.Module:
                 "finish the backward pass or delete the loss first."
             ) from error
         old.grad = grad
-    return model
 
 
 def send(model: nn.Module, *workers: Any, owner: Node, **options: Any) -> nn.Module:

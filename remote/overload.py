@@ -47,13 +47,17 @@ class OverloadedMethod:
     def __init__(self, implementation: Callable[..., Any]) -> None:
         self.implementation = implementation
         self.name = implementation.__name__
-        functools.update_wrapper(self, implementation)  # type: ignore[arg-type]
+        functools.update_wrapper(self, implementation)
 
     def __set_name__(self, owner: type, name: str) -> None:
         self.name = name
 
     def __get__(self, instance: Any, owner: type | None = None) -> Any:
         return self if instance is None else functools.partial(instance.call_overloaded, self)
+
+    def __call__(self, instance: Any, *args: Any, **kwargs: Any) -> Any:
+        """The method called on the class: ``LoggingTensor.add(x, y)``."""
+        return instance.call_overloaded(self, *args, **kwargs)
 
 
 @dataclass(frozen=True)

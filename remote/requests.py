@@ -49,6 +49,15 @@ class Handle:
         self.owned = False
 
 
+_TAKE_A_NUMBER = {
+    torch.ops.aten.index_put.default,
+    torch.ops.aten.index_put_.default,
+    torch.ops.aten.copy_.default,
+    torch.ops.aten.fill_.Tensor,
+}
+"""Operations in which ``x[i] = 5`` ends, where torch makes a local tensor of the 5."""
+
+
 class Operands:
     """Operands of one operation: all at one worker, named by number.
 
@@ -78,8 +87,10 @@ class Operands:
             return [self.pack(part) for part in value]
         return value
 
-    def _packed(self, value: Any) -> Ref:
+    def _packed(self, value: Any) -> Any:
         if not isinstance(value, self._kind):
+            if type(value) is Tensor and value.dim() == 0 and self._func in _TAKE_A_NUMBER:
+                return value
             other = self.link.worker.id if self.link is not None else "a worker"
             raise self._elsewhere(f"{other} and here (a local {type(value).__name__})", "x.send(worker)")
         link = value.handle.link  # type: ignore[attr-defined]

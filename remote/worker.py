@@ -90,9 +90,9 @@ class VirtualWorker(Node):
         Raises:
             WorkerNotFoundException: there is none of that name.
         """
+        worker = _known.get(str(name))
         known = self._neighbours.get(name)
-        if known is None:
-            worker = _known.get(str(name))
+        if known is None or known.worker is not worker:
             if worker is None:
                 raise WorkerNotFoundException(
                     f"{self.id} knows no worker {name!r}; known are {', '.join(sorted(_known))}. Make it with "
@@ -109,8 +109,10 @@ class VirtualWorker(Node):
 
     def _settle(self) -> None:
         """Let deletions that are under way arrive, before anybody looks."""
-        for link in list(self._incoming):
-            link.flush()
+        waiting = True
+        while waiting:
+            links = [link for worker in list(_known.values()) for link in list(worker._incoming)]
+            waiting = any([link.flush() for link in links])
 
     @property
     def _objects(self) -> dict[int, Any]:
@@ -232,6 +234,10 @@ class VirtualWorker(Node):
     def remove_worker_from_local_worker_registry(self) -> None:
         """Let the name be free again."""
         _known.pop(self.id, None)
+
+    def enter_local_worker_registry(self) -> None:
+        """Be known by its name again."""
+        _known[self.id] = self
 
     def __repr__(self) -> str:
         self._settle()

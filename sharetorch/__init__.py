@@ -6,7 +6,7 @@ x = torch.tensor([1.5, -2.0]).share(alice, bob, crypto_provider=cp)
 (x * x).relu().get()          # tensor([2.2500, 4.0000])
 """
 
-from sharetorch import autograd, nn
+from sharetorch import autograd, nn, tutorial_names
 from sharetorch.hook import TorchHook, install, local_worker
 from sharetorch.mpc import errors as exceptions
 from sharetorch.mpc.errors import ShareTorchError
@@ -14,7 +14,14 @@ from sharetorch.mpc.tensor.fixed_precision import FixedPrecisionTensor
 from sharetorch.mpc.tensor.shared import SharedTensor
 from sharetorch.mpc.tensor.sharing import DriverIsProviderWarning
 from sharetorch.profiling import Profile, debug, profile
-from sharetorch.remote import VirtualWorker
+from sharetorch.remote import MultiPointerTensor, PointerTensor, VirtualWorker, combine_pointers, serde
+from sharetorch.remote.arrays import NumpyTensor
+from sharetorch.remote.grid import PrivateGridNetwork, PublicGridNetwork
+from sharetorch.remote.ids import ID_PROVIDER
+from sharetorch.remote.labels import PrivateTensor
+from sharetorch.remote.sandbox import create_sandbox, make_hook
+from sharetorch.tutorial_names import hook as hook
+from sharetorch.tutorial_names import torch as torch
 
 AdditiveSharingTensor = SharedTensor
 AutogradTensor = SharedTensor
@@ -26,18 +33,30 @@ __all__ = [
     "AutogradTensor",
     "DriverIsProviderWarning",
     "FixedPrecisionTensor",
+    "ID_PROVIDER",
+    "MultiPointerTensor",
+    "NumpyTensor",
+    "PointerTensor",
+    "PrivateGridNetwork",
+    "PrivateTensor",
     "Profile",
+    "PublicGridNetwork",
     "ShareTorchError",
     "SharedTensor",
     "TorchHook",
     "VirtualWorker",
     "autograd",
+    "combine_pointers",
+    "create_sandbox",
     "debug",
     "exceptions",
     "install",
     "local_worker",
+    "make_hook",
     "nn",
     "profile",
+    "serde",
 ]
 
 install()
+tutorial_names.enter()

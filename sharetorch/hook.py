@@ -17,6 +17,7 @@ from sharetorch.mpc.tensor.fixed_precision import fix_precision
 from sharetorch.mpc.tensor.shared import SharedTensor
 from sharetorch.nn import sharing as model_sharing
 from sharetorch.remote import labels, models, transfer
+from sharetorch.remote.requests import become
 from sharetorch.remote.worker import local
 
 local_worker = local()
@@ -138,14 +139,35 @@ def _number(self: Any) -> int:
 
 
 class Attribute:
-    """A computed attribute that an instance may replace by one of its own."""
+    """A computed attribute that an instance may replace by one of its own.
+
+    Args:
+        compute: from the instance to the value.
+    """
 
     def __init__(self, compute: Callable[[Any], Any]) -> None:
         self._compute = compute
         self.__doc__ = compute.__doc__
 
-    def __get__(self, instance: Any, kind: type) -> Any:
-        return self if instance is None else self._compute(instance)
+    def named(self, name: str) -> Attribute:
+        """This attribute, which now knows under which name instances have their own."""
+        self._name = name
+        return self
+
+    def __get__(self, instance: Any, kind: type | None = None) -> Any:
+        if instance is None:
+            return self
+        own = instance.__dict__
+        for place in (own, *(own.get(store) or {} for store in ("_parameters", "_buffers", "_modules"))):
+            if self._name in place:
+                return place[self._name]
+        return self._compute(instance)
+
+    def __set__(self, instance: Any, value: Any) -> None:
+        instance.__dict__[self._name] = value
+
+    def __delete__(self, instance: Any) -> None:
+        del instance.__dict__[self._name]
 
 
 def _share_here(self: nn.Module, *workers: Any, crypto_provider: Any = None, **options: Any) -> nn.Module:
@@ -161,30 +183,31 @@ def _keep(self: Any, *args: Any, **kwargs: Any) -> Any:
     return self
 
 
-def _writing(make: Callable[..., Tensor]) -> Callable[..., Tensor]:
+def _writing(name: str) -> Callable[..., Tensor]:
     """The in-place form of a method that makes another kind of tensor."""
 
     def method(self: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        made = make(self, *args, **kwargs)
         requires_grad = self.requires_grad and self.is_leaf
-        torch.utils.swap_tensors(self, made)
+        with torch.no_grad():
+            become(self, getattr(self.detach(), name)(*args, **kwargs))
         return self.requires_grad_(requires_grad) if self.dtype.is_floating_point else self
 
-    method.__doc__ = f"In place: {make.__doc__}"
+    method.__name__ = f"{name}_"
+    method.__doc__ = f"``{name}()``, in place."
     return method
 
 
 _TENSOR_METHODS: dict[str, Any] = {
     "share": share,
-    "share_": _writing(share),
+    "share_": _writing("share"),
     "fix_precision": _fix_precision,
     "fix_prec": _fix_precision,
-    "fix_precision_": _writing(_fix_precision),
-    "fix_prec_": _writing(_fix_precision),
+    "fix_precision_": _writing("fix_precision"),
+    "fix_prec_": _writing("fix_precision"),
     "float_precision": _float_precision,
     "float_prec": _float_precision,
-    "float_precision_": _writing(lambda self: self.float_precision()),
-    "float_prec_": _writing(lambda self: self.float_precision()),
+    "float_precision_": _writing("float_precision"),
+    "float_prec_": _writing("float_precision"),
     "encrypt": encrypt,
     "send": send,
     "send_": lambda self, *workers, **options: send(self, *workers, inplace=True, **options),
@@ -238,7 +261,7 @@ _OPTIMIZER_METHODS: dict[str, Callable[..., Any]] = {
 def _add(target: type, methods: dict[str, Any]) -> None:
     for name, method in methods.items():
         if not hasattr(target, name):
-            setattr(target, name, method)
+            setattr(target, name, method.named(name) if isinstance(method, Attribute) else method)
 
 
 def install() -> None:

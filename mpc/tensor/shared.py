@@ -157,7 +157,12 @@ class SharedTensor(torch.Tensor):
     def __torch_function__(
         cls, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        """Our own rule if there is one, else PyTorch's way down to ``__torch_dispatch__``."""
+        """Our own rule if there is one, else PyTorch's way down to ``__torch_dispatch__``.
+
+        Tensor types of users that wrap shared tensors go first.
+        """
+        if len(types) > 1 and any(getattr(kind, "layer", False) for kind in types):
+            return NotImplemented
         found = RULES.get(func)
         if found is not None:
             return found(*args, **(kwargs or {}))
