@@ -19,5 +19,6 @@ linear       local operations
 operations   the command table
 session      members, and the driver's commands
 tensor       ``SharedTensor`` and the secure form of every aten operation
+paillier     tensors encrypted with Paillier's scheme
 testing      recorded sessions and tools for tests of protocols
 """

@@ -10,15 +10,19 @@ from sharetorch import autograd, nn, tutorial_names
 from sharetorch.hook import TorchHook, install, local_worker
 from sharetorch.mpc import errors as exceptions
 from sharetorch.mpc.errors import ShareTorchError
+from sharetorch.mpc.paillier import PaillierTensor, keygen
 from sharetorch.mpc.tensor.fixed_precision import FixedPrecisionTensor
 from sharetorch.mpc.tensor.shared import SharedTensor
 from sharetorch.mpc.tensor.sharing import DriverIsProviderWarning
 from sharetorch.profiling import Profile, debug, profile
 from sharetorch.remote import MultiPointerTensor, PointerTensor, VirtualWorker, combine_pointers, serde
 from sharetorch.remote.arrays import NumpyTensor
+from sharetorch.remote.custom import AbstractTensor
 from sharetorch.remote.grid import PrivateGridNetwork, PublicGridNetwork
 from sharetorch.remote.ids import ID_PROVIDER
 from sharetorch.remote.labels import PrivateTensor
+from sharetorch.remote.logging_tensor import LoggingTensor
+from sharetorch.remote.overload import overloaded
 from sharetorch.remote.sandbox import create_sandbox, make_hook
 from sharetorch.tutorial_names import hook as hook
 from sharetorch.tutorial_names import torch as torch
@@ -29,13 +33,16 @@ AutogradTensor = SharedTensor
 __version__ = "0.1.0"
 
 __all__ = [
+    "AbstractTensor",
     "AdditiveSharingTensor",
     "AutogradTensor",
     "DriverIsProviderWarning",
     "FixedPrecisionTensor",
     "ID_PROVIDER",
+    "LoggingTensor",
     "MultiPointerTensor",
     "NumpyTensor",
+    "PaillierTensor",
     "PointerTensor",
     "PrivateGridNetwork",
     "PrivateTensor",
@@ -52,8 +59,10 @@ __all__ = [
     "exceptions",
     "install",
     "local_worker",
+    "keygen",
     "make_hook",
     "nn",
+    "overloaded",
     "profile",
     "serde",
 ]

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from sharetorch.mpc import paillier
 from sharetorch.mpc.errors import EncodingError, UnsupportedOperationError
 from sharetorch.mpc.tensor import sharing
 from sharetorch.mpc.tensor.fixed_precision import fix_precision
@@ -67,6 +68,15 @@ def _float_precision(self: Tensor) -> Tensor:
     return self if self.dtype.is_floating_point else self.to(torch.get_default_dtype())
 
 
+def _encrypt_paillier(
+    x: Tensor, digits: int | None, inplace: bool, requires_grad: bool, public_key: Any = None, **_: Any
+) -> Any:
+    if requires_grad:
+        raise UnsupportedOperationError("Paillier tensors have no gradients; encrypt with shares to train.")
+    made = paillier.encrypt(x, public_key, digits)
+    return become(x, made) if inplace else made
+
+
 def encrypt(
     self: Any,
     protocol: str = "mpc",
@@ -78,6 +88,8 @@ def encrypt(
     **options: Any,
 ) -> Any:
     """``fix_precision()`` and ``share()`` in one, for tensors and models; ``decrypt()`` is the way back."""
+    if protocol == "paillier":
+        return _encrypt_paillier(self, precision_fractional, inplace, bool(requires_grad), **options)
     fixed = self.fix_precision(precision_fractional) if not inplace else self.fix_precision_(precision_fractional)
     name = "share_" if inplace else "share"
     if requires_grad is not None:
