@@ -1,6 +1,7 @@
 """Torch modules on shared data.
 
 support          which layers run on shared tensors
+exchange         what tensors are, exchanged in place
 sharing          ``model.share()``, ``get()``, ``fix_precision()`` and the like: parameters swapped in place
 layers           layers composed of what shares can do
 recurrent_cells  one step of a recurrent network, built of Linear

@@ -1,7 +1,7 @@
 """Sharing a whole model: parameters and buffers are exchanged in place and keep their identity.
 
-``torch.utils.swap_tensors`` exchanges what a parameter is without making a new one, so an optimizer made before sharing
-goes on working. Integer buffers (BatchNorm's count of batches) are public and stay plain.
+An optimizer made before sharing goes on working. Integer buffers (BatchNorm's count of batches) are public and stay
+plain.
 """
 
 from __future__ import annotations
@@ -9,16 +9,15 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
-from sharetorch.mpc.errors import ShareTorchError
 from sharetorch.mpc.fixedpoint import Encoding, encode, fixed
 from sharetorch.mpc.session import Member
 from sharetorch.mpc.tensor import sharing
 from sharetorch.mpc.tensor.fixed_precision import FixedPrecisionTensor, fix_precision
 from sharetorch.mpc.tensor.shared import SharedTensor
 from sharetorch.nn import support
+from sharetorch.nn.exchange import exchange
 
 
 def _tensors(model: nn.Module) -> Iterator[Tensor]:
@@ -29,28 +28,8 @@ def _tensors(model: nn.Module) -> Iterator[Tensor]:
             yield buffer
 
 
-def _exchange(old: Tensor, new: Tensor) -> None:
-    """Let ``old`` become ``new``, and drop a gradient of its former kind."""
-    old.grad = None
-    if isinstance(old, nn.Parameter):
-        new = nn.Parameter(new.detach(), requires_grad=old.requires_grad)
-    try:
-        torch.utils.swap_tensors(old, new)
-    except RuntimeError as error:
-        raise ShareTorchError(
-            f"A parameter of shape {tuple(old.shape)} is still part of a graph or weakly referenced ({error}); "
-            "finish the backward pass or delete the loss before sharing."
-        ) from error
-
-
 def _exchange_all(model: nn.Module, change: Callable[[Tensor], Tensor]) -> nn.Module:
-    """Make all new tensors first, so that an error leaves the model as it was; then exchange."""
-    olds = list(_tensors(model))
-    with torch.no_grad():
-        news = [change(old) for old in olds]
-    for old, new in zip(olds, news, strict=True):
-        _exchange(old, new)
-    return model
+    return exchange(model, _tensors(model), change)
 
 
 def share(model: nn.Module, *parties: Member, crypto_provider: Member, **options: Any) -> nn.Module:

@@ -24,6 +24,9 @@ from sharetorch.remote.operators import Operator
 from sharetorch.remote.wire import Ref
 
 
+_LITERALS = frozenset({int, float, bool, str, complex, type(None)})
+
+
 class Operands:
     """The objects one operation works on.
 
@@ -36,25 +39,39 @@ class Operands:
         self._call = call
         self.records: list[Record] = []
 
-    def resolve(self, value: Any) -> Any:
-        """A value with every ``Ref`` replaced by the object it names.
+    def tensor(self, ref: Ref) -> Tensor:
+        """The tensor a ``Ref`` names.
 
         Raises:
             ObjectNotFoundError: there is no such object for this caller.
             MalformedRequestError: an object that is no tensor.
         """
+        record = usable(self._node, ref.number, self._call)
+        value = record.value
+        if not isinstance(value, Tensor):
+            raise MalformedRequestError(f"Object {ref.number} is no tensor; an operation needs tensors.")
+        self.records.append(record)
+        return value
+
+    def resolve(self, value: Any, operator: Operator, place: int | str) -> Any:
+        """An argument with every ``Ref`` replaced by the tensor it names.
+
+        Raises:
+            ObjectNotFoundError: there is no such object for this caller.
+            MalformedRequestError: an object that is no tensor, or a tensor where none belongs.
+        """
         kind = type(value)
         if kind is Ref:
-            record = usable(self._node, value.number, self._call)
-            if not isinstance(record.value, Tensor):
-                raise MalformedRequestError(f"Object {value.number} is no tensor; an operation needs tensors.")
-            self.records.append(record)
-            return record.value
+            operator.require_place(place)
+            return self.tensor(value)
         if kind is list:
-            return [self.resolve(part) for part in value]
-        if isinstance(value, Tensor) and value.dim():
-            raise MalformedRequestError("Operations name tensors by number; send() the tensor first.")
-        return value
+            return [self.resolve(part, operator, place) for part in value]
+        if kind in _LITERALS or isinstance(value, (torch.dtype, torch.memory_format, torch.layout, torch.device)):
+            return value
+        if kind is Tensor and not value.dim():  # the 5 of x[i] = 5, of which torch makes a tensor
+            operator.require_place(place)
+            return value
+        raise MalformedRequestError(f"{operator.name} cannot take a {kind.__name__}; send() tensors first and name them.")
 
     def restriction(self) -> frozenset[str] | None:
         """Who may read all operands; None is everybody."""
@@ -83,8 +100,8 @@ def execute(node: Node, request: Execute, call: Call) -> Made:
     call.request = request.operator
     operator = operators.find(request.operator)
     operands = Operands(node, call)
-    args = operands.resolve(request.args)
-    kwargs = {name: operands.resolve(value) for name, value in request.kwargs.items()}
+    args = [operands.resolve(value, operator, place) for place, value in enumerate(request.args)]
+    kwargs = {name: operands.resolve(value, operator, name) for name, value in request.kwargs.items()}
     return run(node, operator, args, kwargs, operands, call)
 
 

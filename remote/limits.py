@@ -1,13 +1,226 @@
-"""How large the results of an operation may be."""
+"""How large the results of an operation may be: found out before any memory is taken.
+
+Most operations pass on a product: no result has more elements than the product of the numbers of elements and of the
+integers it is made from. Where the product is too large to settle it, the operation is tried on tensors without data
+(``remote/signatures.py``). What depends on values has a bound of its own.
+
+Not limited is time: a worker computes what it is asked for to the end.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from sharetorch.mpc.errors import LimitExceededError, MalformedRequestError
+from sharetorch.remote import signatures
 
 if TYPE_CHECKING:
     from sharetorch.remote.node import Node
     from sharetorch.remote.operators import Operator
 
+_ELEMENT = 64
+"""Bytes for one element of all results together: up to four results of 16 bytes."""
+
+_ENOUGH = 1 << 62
+
+UNBOUND = {
+    "arange", "block_diag", "cholesky_inverse", "diag_embed", "eye", "linalg_lu", "linalg_lu_factor", "linalg_lu_factor_ex",
+    "linalg_qr", "_linalg_svd", "_linalg_eigh", "lu_unpack", "_pdist_forward", "histogram",
+}  # fmt: skip
+"""Operations whose results may exceed the product; those that take factors as real numbers are added by name."""
+
 
 def check(node: Node, operator: Operator, args: list[Any], kwargs: dict[str, Any]) -> None:
-    """Refuse an operation whose results would be larger than the node allows."""
+    """Refuse an operation whose results would be larger than the node allows.
+
+    Views take no memory; ``require_fit`` looks at their size when they are kept.
+
+    Raises:
+        LimitExceededError: a result would be larger than ``object_bytes``, or all together than what ``store_bytes`` leaves.
+        Exception: what torch raises for operands that do not fit.
+    """
+    if operator.view:
+        return
+    room = min(node.limits.object_bytes, node.limits.store_bytes - node.objects.bytes)
+    if operator.bounded and _product(args) * _product(kwargs.values()) * _ELEMENT <= room:
+        return
+    _check_exactly(node, operator, args, kwargs)
+
+
+def _product(values: Any) -> int:
+    """No result has more elements than this, for most operations."""
+    count = 1
+    for value in values:
+        kind = type(value)
+        if kind is Tensor:
+            count *= value.numel() + 1
+        elif kind is int:
+            count *= abs(value) + 1
+        elif kind is list:
+            count *= _product(value)
+        elif isinstance(value, Tensor):
+            count *= value.numel() + 1
+        if count > _ENOUGH:
+            break
+    return count
+
+
+def _check_exactly(node: Node, operator: Operator, args: list[Any], kwargs: dict[str, Any]) -> None:
+    own = OWN.get(operator.base)
+    sizes = [_own(operator, own, args, kwargs)] if own is not None else _tried(node, operator, args, kwargs)
+    largest, total = max(sizes, default=0), sum(sizes) + _passing(operator, args)
+    if largest > node.limits.object_bytes:
+        raise _too_large(node, operator.name, largest)
+    require_room(node, total, operator.name)
+
+
+def _own(operator: Operator, bound: Callable[..., int], args: list[Any], kwargs: dict[str, Any]) -> int:
+    placed, named = operator.placed(args, kwargs)
+    try:
+        return bound(*placed, **named)
+    except (TypeError, AttributeError, IndexError) as error:
+        raise MalformedRequestError(f"Arguments {operator.name} does not take: {operator.overload._schema}.") from error
+
+
+def _tried(node: Node, operator: Operator, args: list[Any], kwargs: dict[str, Any]) -> list[int]:
+    """Bytes of each result."""
+    try:
+        forms = signatures.results(operator.overload, *args, **kwargs)
+    except NotImplementedError as error:
+        raise LimitExceededError(
+            f"How large the results of {operator.name} would be cannot be told beforehand, and by the sizes of its operands "
+            f"they might exceed what {node.id} allows ({node.limits.object_bytes} bytes for an object). Use smaller operands."
+        ) from error
+    except Exception:
+        if operator.in_place:
+            return []  # It takes no memory for results; torch itself says what is wrong.
+        raise
+    return [form.bytes for form in forms if form is not None]
+
+
+def _too_large(node: Node, what: str, size: int) -> LimitExceededError:
+    return LimitExceededError(
+        f"{what} would give {size} bytes; {node.id} holds up to {node.limits.object_bytes} in one object. Work in parts."
+    )
+
+
+def require_room(node: Node, size: int, what: str) -> None:
+    """Refuse what does not fit into the store any more.
+
+    Raises:
+        LimitExceededError: all objects together would exceed ``store_bytes``.
+    """
+    if size > node.limits.store_bytes - node.objects.bytes:
+        raise LimitExceededError(
+            f"{what} needs {size} bytes; {node.id} holds {node.objects.bytes} of {node.limits.store_bytes} already. Delete "
+            "objects first."
+        )
+
+
+def require_fit(node: Node, value: Any) -> None:
+    """Refuse an object whose elements, written out, would be larger than the node allows.
+
+    Raises:
+        LimitExceededError: it is larger than ``object_bytes``.
+    """
+    if isinstance(value, Tensor):
+        size = value.numel() * value.element_size()
+        if size > node.limits.object_bytes:
+            raise _too_large(node, f"A tensor of shape {list(value.shape)}", size)
+
+
+# ------------------------------------------------------------------------------------------ results that depend on values
+
+
+def _bytes(x: Tensor) -> int:
+    return x.numel() * x.element_size()
+
+
+def _broadcast(*tensors: Tensor) -> int:
+    """Elements of these tensors, broadcast."""
+    return torch.Size(torch.broadcast_shapes(*[x.shape for x in tensors])).numel()
+
+
+def _nonzero(self: Tensor) -> int:
+    return self.numel() * max(self.dim(), 1) * 8
+
+
+def _masked_select(self: Tensor, mask: Tensor) -> int:
+    return _broadcast(self, mask) * self.element_size()
+
+
+def _unique(self: Tensor, *_: Any, **__: Any) -> int:
+    return _bytes(self) + 16 * self.numel()
+
+
+def _largest(x: Tensor) -> int:
+    return int(x.max()) if x.numel() and type(x) in signatures.PLAIN and not x.is_complex() else 0
+
+
+def _bincount(self: Tensor, weights: Tensor | None = None, minlength: int = 0) -> int:
+    return 8 * max(_largest(self) + 1, minlength)
+
+
+def _repeat_interleave(repeats: Tensor, *_: Any, output_size: int | None = None, **__: Any) -> int:
+    return 8 * int(repeats.clamp(min=0).double().sum()) if type(repeats) in signatures.PLAIN else 0
+
+
+def _one_hot(self: Tensor, num_classes: int = -1) -> int:
+    return 8 * self.numel() * max(_largest(self) + 1, num_classes)
+
+
+def _geqrf(self: Tensor) -> int:
+    return 2 * _bytes(self)
+
+
+def _lstsq(self: Tensor, b: Tensor, *_: Any, **__: Any) -> int:
+    rows = max(*self.shape[-2:], 1) if self.dim() > 1 else 1
+    columns = b.shape[-1] if b.dim() > 1 else 1
+    batches = _broadcast(self[..., 0, 0], b[..., 0, 0]) if self.dim() > 1 and b.dim() > 1 else 1
+    return 3 * batches * rows * (columns + (self.shape[-1] if self.dim() else 1)) * self.element_size()
+
+
+def _like_second(grad: Tensor, self: Tensor, *_: Any, **__: Any) -> int:
+    return _bytes(self)
+
+
+OWN: dict[str, Callable[..., int]] = {
+    "nonzero": _nonzero,
+    "masked_select": _masked_select,
+    "_unique": _unique,
+    "_unique2": _unique,
+    "unique_dim": _unique,
+    "unique_consecutive": _unique,
+    "bincount": _bincount,
+    "repeat_interleave": _repeat_interleave,
+    "one_hot": _one_hot,
+    "geqrf": _geqrf,
+    "linalg_lstsq": _lstsq,
+    "multi_margin_loss_backward": _like_second,
+    "multilabel_margin_loss_backward": _like_second,
+}
+"""Bytes of all results, at most, for operations that torch cannot try without values; by name."""
+
+
+# ---------------------------------------------------------------------------------------- memory that is taken for a while
+
+
+def _columns(args: list[Any]) -> int:
+    """What a convolution may write out: every window of the input."""
+    x, weight = (args[1], args[2]) if len(args) > 9 and isinstance(args[2], Tensor) else (args[0], args[1])
+    windows = weight.numel() // max(weight.shape[0], 1)
+    places = x.numel() // max(x.shape[1] * x.shape[0], 1) if x.dim() > 1 else x.numel()
+    return windows * places * x.element_size()
+
+
+_PASSING: dict[str, Callable[[list[Any]], int]] = {"convolution": _columns, "convolution_backward": _columns}
+
+
+def _passing(operator: Operator, args: list[Any]) -> int:
+    """Bytes an operation takes besides its results, where that is much."""
+    needs = _PASSING.get(operator.base)
+    return 0 if needs is None else needs(args)

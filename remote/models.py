@@ -13,10 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sharetorch.mpc.errors import ShareTorchError
+from sharetorch.nn.exchange import exchange
 from sharetorch.remote.node import Node
 from sharetorch.remote.pointer import PointerTensor
-from sharetorch.remote.requests import become
 
 
 def _tensors(model: nn.Module) -> Iterator[Tensor]:
@@ -24,26 +23,8 @@ def _tensors(model: nn.Module) -> Iterator[Tensor]:
     yield from model.buffers()
 
 
-def exchange(model: nn.Module, change: Callable[[Tensor], Tensor]) -> nn.Module:
-    """Let every parameter and buffer become ``change`` of itself: all, or none.
-
-    Raises:
-        ShareTorchError: a parameter is still part of a graph.
-    """
-    olds = list(_tensors(model))
-    with torch.no_grad():
-        news = [change(old) for old in olds]
-        grads = [None if old.grad is None else change(old.grad) for old in olds]
-    for module in model.modules():
-        if isinstance(module, nn.RNNBase):
-            _start_there(module)
-    recurrent = [module for module in model.modules() if isinstance(module, nn.RNNBase)]
-    for module in recurrent:
-        module._flat_weight_refs = []  # weak references, which would forbid the exchange; torch makes them anew
-    _become(olds, news, grads)
-    for module in recurrent:
-        module._init_flat_weights()
-    return model
+def _exchange(model: nn.Module, change: Callable[[Tensor], Tensor]) -> nn.Module:
+    return exchange(model, _tensors(model), change, gradients=True)
 
 
 def _start_there(module: nn.RNNBase) -> None:
@@ -63,20 +44,6 @@ def _begin(module: nn.RNNBase, args: tuple[Any, ...], kwargs: dict[str, Any]) ->
     return (x, start), {name: value for name, value in kwargs.items() if name != "hx"}
 
 
-def _become(olds: list[Tensor], news: list[Tensor], grads: list[Tensor | None]) -> None:
-    for old, new, grad in zip(olds, news, grads, strict=True):
-        if new is old:
-            continue
-        try:
-            become(old, new)
-        except RuntimeError as error:
-            raise ShareTorchError(
-                f"A parameter of shape {tuple(old.shape)} is still part of a graph or weakly referenced ({error}); "
-                "finish the backward pass or delete the loss first."
-            ) from error
-        old.grad = grad
-
-
 def send(model: nn.Module, *workers: Any, owner: Node, **options: Any) -> nn.Module:
     """Send all parameters and buffers, after giving every trainable parameter without a gradient one of zeros.
 
@@ -86,7 +53,10 @@ def send(model: nn.Module, *workers: Any, owner: Node, **options: Any) -> nn.Mod
     for parameter in model.parameters():
         if parameter.requires_grad and parameter.grad is None:
             parameter.grad = torch.zeros_like(parameter)
-    return exchange(model, lambda old: old.detach().send(*workers, owner=owner, **options))  # type: ignore[attr-defined]
+    for module in model.modules():
+        if isinstance(module, nn.RNNBase):
+            _start_there(module)
+    return _exchange(model, lambda old: old.detach().send(*workers, owner=owner, **options))  # type: ignore[attr-defined]
 
 
 def elsewhere(model: nn.Module) -> bool:
@@ -96,7 +66,7 @@ def elsewhere(model: nn.Module) -> bool:
 
 def get(model: nn.Module, user: str | None = None, reason: str | None = None) -> nn.Module:
     """Fetch all parameters and buffers that are elsewhere. Returns the model itself."""
-    return exchange(model, lambda old: old.fetched(user, reason) if isinstance(old, PointerTensor) else old)
+    return _exchange(model, lambda old: old.fetched(user, reason) if isinstance(old, PointerTensor) else old)
 
 
 def apply(model: nn.Module, method: str, *args: Any, **kwargs: Any) -> nn.Module:
@@ -110,12 +80,12 @@ def apply(model: nn.Module, method: str, *args: Any, **kwargs: Any) -> nn.Module
 
     for parameter in model.parameters():
         parameter.grad = None
-    return exchange(model, change)
+    return _exchange(model, change)
 
 
 def move(model: nn.Module, worker: Any, user: str | None = None) -> None:
     """Let all parameters and buffers go straight to another worker, or here."""
-    exchange(model, lambda old: old.forwarded(worker, remove=False, user=user))  # type: ignore[attr-defined]
+    _exchange(model, lambda old: old.forwarded(worker, remove=False, user=user))  # type: ignore[attr-defined]
 
 
 def copy(model: nn.Module) -> nn.Module:

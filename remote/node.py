@@ -19,7 +19,7 @@ from sharetorch.remote import wire
 from sharetorch.remote.access import Desk
 from sharetorch.remote.audit import Audit, Call
 from sharetorch.remote.messages import Failed, Made, Message, Meta, Request
-from sharetorch.remote.objects import Readers, Record, storage_of
+from sharetorch.remote.objects import Objects, Readers, Record, storage_of
 
 R = TypeVar("R", bound=Message)
 Handler = Callable[["Node", Any, Call], Message]
@@ -88,7 +88,7 @@ class Node:
         self.id = id
         self.private = private
         self.limits = limits or Limits()
-        self.objects: dict[int, Record] = {}
+        self.objects = Objects()
         self.store: MutableMapping[int, Any] = {}
         self.datasets: dict[str, Any] = {}
         self.desk = Desk()

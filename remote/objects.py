@@ -48,7 +48,6 @@ class Record:
         released: users to whom the owner has allowed this one object besides.
         tags: by which it is found.
         description: text of its owner.
-        key: name of a data set.
     """
 
     __slots__ = ("description", "number", "owner", "readers", "released", "tags", "value")
@@ -107,9 +106,87 @@ def describe(number: int, value: Any, tags: list[str], description: str | None) 
     return Meta(number, kind_of(value), tags=tags, description=description)
 
 
+PLAIN = frozenset({Tensor, torch.nn.Parameter})
+"""Types of tensors with memory of their own."""
+
+
+def memory_of(value: Any) -> torch.UntypedStorage | None:
+    """The memory of a plain tensor, or of the integers of a fixed-precision one; None for what has none here."""
+    if type(value) is not Tensor and type(value) not in PLAIN:
+        value = getattr(value, "integers", None)
+        if type(value) is not Tensor:
+            return None
+    storage: torch.UntypedStorage = value.untyped_storage()
+    return storage
+
+
 def storage_of(value: Any) -> int | None:
-    """What is the same for views of one another; None for anything but a plain tensor."""
-    return value.untyped_storage()._cdata if type(value) is Tensor else None
+    """What is the same for views of one another; None for what has no memory here."""
+    memory = memory_of(value)
+    return None if memory is None else memory._cdata
+
+
+class Objects(dict[int, Record]):
+    """Objects by number, with a running count of the memory they take; views of one another count once.
+
+    Attributes:
+        bytes: of all objects together.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.bytes = 0
+        self._places: dict[int, int] = {}
+        self._shared: dict[int, tuple[int, int]] = {}
+
+    def __setitem__(self, number: int, record: Record) -> None:
+        if number in self:
+            self._give_up(number)
+        super().__setitem__(number, record)
+        memory = memory_of(record.value)
+        if memory is not None:
+            self._take(number, memory)
+
+    def _take(self, number: int, memory: torch.UntypedStorage) -> None:
+        place: int = memory._cdata
+        self._places[number] = place
+        uses, size = self._shared.get(place, (0, 0))
+        if not uses:
+            size = memory.nbytes()
+            self.bytes += size
+        self._shared[place] = uses + 1, size
+
+    def _give_up(self, number: int) -> None:
+        place = self._places.pop(number, None)
+        if place is None:
+            return
+        uses, size = self._shared.pop(place)
+        if uses == 1:
+            self.bytes -= size
+        else:
+            self._shared[place] = uses - 1, size
+
+    def __delitem__(self, number: int) -> None:
+        super().__delitem__(number)
+        self._give_up(number)
+
+    def pop(self, number: int, *default: Any) -> Any:  # type: ignore[override]
+        """Take an object out."""
+        record = super().pop(number, *default)
+        self._give_up(number)
+        return record
+
+    def clear(self) -> None:
+        """Take all objects out."""
+        super().clear()
+        self._places.clear()
+        self._shared.clear()
+        self.bytes = 0
+
+    def moved(self, record: Record) -> None:
+        """An object's value has other memory now, as after ``set_``."""
+        if self.get(record.number) is record:
+            self[record.number] = record
 
 
 def common_readers(records: Iterable[Record]) -> frozenset[str] | None:

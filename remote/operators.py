@@ -1,19 +1,22 @@
 """The aten operations a worker runs for others.
 
 A name that arrives by wire is looked up in the list of ``remote/whitelist.py``; it is never turned into an attribute
-otherwise. The schema of the operation tells which arguments it writes; what a schema does not tell is set down here.
+otherwise. The schema of the operation tells which arguments it writes, and which may be tensors; what a schema does not
+tell is set down here.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import cache
 from typing import Any, NamedTuple
 
 import torch
+from torch import Tensor
 
-from sharetorch.mpc.errors import OperationNotAllowedError
+from sharetorch.mpc.errors import MalformedRequestError, OperationNotAllowedError
 from sharetorch.remote import checks
+from sharetorch.remote.limits import OWN, UNBOUND
 from sharetorch.remote.whitelist import ALLOWED
 
 UNINITIALISED = {
@@ -21,17 +24,54 @@ UNINITIALISED = {
 }  # fmt: skip
 """Operations that hand out memory as it was left by others: the worker fills it with zeros."""
 
-TELLING = {
-    "nonzero", "nonzero_static", "masked_select", "unique_dim", "unique_consecutive", "_unique2", "unique_dim_consecutive",
-    "bincount", "repeat_interleave", "one_hot",
+_Tells = Callable[..., bool]
+
+
+def _always(*args: Any, **kwargs: Any) -> bool:
+    return True
+
+
+def _by_mask(self: Tensor, indices: list[Any], *_: Any, **__: Any) -> bool:
+    """Indexing by a mask gives as many results as the mask holds ones."""
+    return any(isinstance(index, Tensor) and index.dtype in (torch.bool, torch.uint8) for index in indices)
+
+
+def _put_by_mask(self: Tensor, indices: list[Any], values: Tensor, *_: Any, **__: Any) -> bool:
+    """Whether as many values fit as the mask holds ones is seen from whether it works."""
+    return values.numel() != 1 and _by_mask(self, indices)
+
+
+def _too_few(self: Tensor, mask: Tensor, source: Tensor) -> bool:
+    """Whether the source lasts is seen from whether it works."""
+    return source.numel() < self.numel()
+
+
+TELLING: dict[str, _Tells] = {
+    **dict.fromkeys(
+        (
+            "nonzero", "masked_select", "unique_dim", "unique_consecutive", "_unique", "_unique2", "bincount",
+            "repeat_interleave", "one_hot",
+        ),
+        _always,
+    ),
+    "index": _by_mask,
+    "index_put": _put_by_mask,
+    "index_put_": _put_by_mask,
+    "masked_scatter": _too_few,
+    "masked_scatter_": _too_few,
 }  # fmt: skip
-"""Operations whose results have a shape that depends on values."""
+"""Operations from whose results, or from whose success, a number that depends on values can be read at once."""
 
 WRITES_UNTOLD: dict[str, tuple[str, ...]] = {
     "native_batch_norm": ("running_mean", "running_var"),
-    "_batch_norm_impl_index": ("running_mean", "running_var"),
 }
 """Arguments that are written although the schema does not say so."""
+
+_COPIES_AT_TIMES = {"reshape", "contiguous"}
+"""Operations whose schema promises a view, and that may copy."""
+
+_FOREIGN = ("Storage", "Stream", "Generator", "Dimname", "Dict", "List[t]", "AnyEnumType", "List[str]", "__torch__")
+"""Types of arguments that no message can hold."""
 
 
 class Operator(NamedTuple):
@@ -39,19 +79,29 @@ class Operator(NamedTuple):
 
     Attributes:
         name: such as "aten.mul.Tensor".
+        base: such as "mul".
         overload: what torch runs.
+        tensors: places, and names, of the arguments that may be tensors.
         writes: place and name of the arguments it changes.
         uninitialised: whether the result's memory comes as it is.
-        tells: whether a result's shape depends on values.
+        tells: whether, of such arguments, a number that depends on values can be read at once; None if never.
         checks: what must hold of the arguments, where torch's kernel does not check it itself.
+        view: whether it never takes memory.
+        in_place: whether its result is its first argument.
+        bounded: whether results have no more elements than the product of what they are made from.
     """
 
     name: str
+    base: str
     overload: Any
+    tensors: frozenset[int | str]
     writes: tuple[tuple[int, str], ...]
     uninitialised: bool
-    tells: bool
+    tells: _Tells | None
     checks: checks.Check | None
+    view: bool
+    in_place: bool
+    bounded: bool
 
     def written(self, args: list[Any], kwargs: dict[str, Any]) -> Iterator[Any]:
         """The tensors the operation has changed."""
@@ -68,8 +118,38 @@ class Operator(NamedTuple):
         Raises:
             MalformedRequestError: arguments the kernel would read or write outside of tensors with.
         """
-        if self.checks is not None:
-            self.checks(self.overload, args, kwargs)
+        if self.checks is None:
+            return
+        placed, named = self.placed(args, kwargs)
+        try:
+            self.checks(*placed, **named)
+        except (TypeError, AttributeError, IndexError) as error:
+            raise MalformedRequestError(f"Arguments {self.name} does not take: {self.overload._schema}.") from error
+
+    def placed(self, args: list[Any], kwargs: dict[str, Any]) -> tuple[list[Any], dict[str, Any]]:
+        """The same arguments, in their places where the schema gives them one; what was left out has its default.
+
+        Raises:
+            MalformedRequestError: too few, too many, or an unknown one.
+        """
+        arguments = [argument for argument in self.overload._schema.arguments if not argument.kwarg_only]
+        named, placed = dict(kwargs), list(args[: len(arguments)])
+        for argument in arguments[len(args) :]:
+            if argument.name not in named and not argument.has_default_value():
+                raise MalformedRequestError(f"{self.name} needs an argument {argument.name}.")
+            placed.append(named.pop(argument.name, argument.default_value))
+        if len(args) > len(arguments):
+            raise MalformedRequestError(f"{self.name} takes {len(arguments)} arguments, not {len(args)}.")
+        return placed, named
+
+    def require_place(self, place: int | str) -> None:
+        """Refuse a tensor where a number belongs: torch would read its value, and sizes are public.
+
+        Raises:
+            MalformedRequestError: the argument is no tensor by the operation's schema.
+        """
+        if place not in self.tensors:
+            raise MalformedRequestError(f"{self.name} takes no tensor for argument {place}.")
 
 
 @cache
@@ -105,19 +185,63 @@ def find(name: str) -> Operator:
     if operator is None:
         base, overload = _parts(name)
         packet = getattr(torch.ops.aten, base)
-        if overload not in packet.overloads():
-            raise OperationNotAllowedError(f"{base} has no form {overload[:80]!r}; it has {', '.join(packet.overloads())}.")
-        operator = _found[name] = _operator(name, base, getattr(packet, overload))
+        forms = [form for form in packet.overloads() if _serves(getattr(packet, form)._schema)]
+        if overload not in forms:
+            raise _no_form(base, overload, forms)
+        operator = _operator(f"aten.{base}.{overload}", base, getattr(packet, overload))
+        _found[operator.name] = operator
     return operator
 
 
+def _no_form(base: str, overload: str, forms: list[str]) -> OperationNotAllowedError:
+    if overload.endswith("out"):
+        return OperationNotAllowedError(
+            f"{base} with out= is not run for others: it would change the size of memory. Use x.copy_({base}(...))."
+        )
+    return OperationNotAllowedError(f"{base} has no form {overload[:80]!r}; it has {', '.join(forms)}.")
+
+
+def _serves(schema: Any) -> bool:
+    """Whether a form of an operation takes what a message can hold, gives tensors, and leaves the size of memory alone."""
+    for argument in schema.arguments:
+        written = argument.alias_info is not None and argument.alias_info.is_write
+        if written and argument.kwarg_only:
+            return False
+        if any(word in str(argument.type) for word in _FOREIGN) and "Optional" not in str(argument.type):
+            return False
+    if schema.name == "aten::set_" and schema.overload_name not in ("", "source_Tensor"):
+        return False
+    if not schema.returns:
+        return str(schema.name) == "aten::_linalg_check_errors"
+    return all("Tensor" in str(result.type) for result in schema.returns)
+
+
+def _is_write(alias: Any) -> bool:
+    return alias is not None and bool(alias.is_write)
+
+
 def _operator(name: str, base: str, overload: Any) -> Operator:
+    arguments, returns = overload._schema.arguments, overload._schema.returns
     untold = WRITES_UNTOLD.get(base, ())
-    writes = tuple(
-        (place, argument.name)
-        for place, argument in enumerate(overload._schema.arguments)
-        if argument.name in untold or (argument.alias_info is not None and argument.alias_info.is_write)
-    )
+    tensors: set[int | str] = set()
+    for place, argument in enumerate(arguments):
+        if "Tensor" in str(argument.type):
+            tensors |= {place, argument.name}
     return Operator(
-        name, overload, writes, base in UNINITIALISED, base in TELLING, checks.CHECKS.get(base)
+        name,
+        base,
+        overload,
+        frozenset(tensors),
+        tuple(
+            (place, argument.name)
+            for place, argument in enumerate(arguments)
+            if argument.name in untold or _is_write(argument.alias_info)
+        ),
+        base in UNINITIALISED,
+        TELLING.get(base),
+        checks.CHECKS.get(base),
+        all(result.alias_info is not None and not _is_write(result.alias_info) for result in returns)
+        and base not in _COPIES_AT_TIMES,
+        all(_is_write(result.alias_info) for result in returns),
+        base not in OWN and base not in UNBOUND and "upsample" not in base,
     )

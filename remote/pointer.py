@@ -21,12 +21,13 @@ from sharetorch.mpc.errors import (
     UnsupportedOperationError,
 )
 from sharetorch.mpc.tensor.location import user_line
+from sharetorch.nn.exchange import become
 from sharetorch.remote import operators, wire
 from sharetorch.remote.messages import Execute, Fetch, Forward, Invoke, Label, Made, Meta, Release
 from sharetorch.remote.moving import Move
 from sharetorch.remote.node import Link
 from sharetorch.remote.objects import KINDS
-from sharetorch.remote.requests import Handle, Operands, become, metadata_of
+from sharetorch.remote.requests import Handle, Operands, metadata_of
 from sharetorch.remote.wire import DTYPES
 
 

@@ -129,26 +129,3 @@ def metadata_of(x: Any) -> Meta:
         list(handle.tags),
         handle.description,
     )
-
-
-def become(old: Any, new: Any) -> Any:
-    """Let ``old`` be what ``new`` is, keeping its identity; a pointer of the same form only changes its claim.
-
-    What ``old`` points to must still exist.
-
-    Raises:
-        RuntimeError: ``old`` is still part of a graph, or weakly referenced.
-    """
-    old.grad = None
-    if hasattr(old, "handle") and _form(old) == _form(new):
-        old.handle = new.handle
-        return old
-    if isinstance(old, torch.nn.Parameter):
-        new = torch.nn.Parameter(new.detach(), requires_grad=old.requires_grad)
-    torch.utils.swap_tensors(old, new)
-    return old
-
-
-def _form(x: Any) -> tuple[Any, ...]:
-    kind = getattr(getattr(x, "handle", None), "link", None)
-    return kind is None, x.shape, x.stride(), x.storage_offset(), x.dtype

@@ -8,13 +8,13 @@ import torch
 from torch import Tensor
 
 from sharetorch.mpc.errors import MembersError
+from sharetorch.nn.exchange import become
 from sharetorch.remote import labels
 from sharetorch.remote.messages import Made, Store
 from sharetorch.remote.moving import Send
 from sharetorch.remote.multi import MultiPointerTensor
 from sharetorch.remote.node import Node
 from sharetorch.remote.pointer import PointerTensor, pointer_to
-from sharetorch.remote.requests import become
 
 
 def send(

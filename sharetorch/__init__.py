@@ -14,6 +14,7 @@ from sharetorch.mpc.paillier import PaillierTensor, keygen
 from sharetorch.mpc.tensor.fixed_precision import FixedPrecisionTensor
 from sharetorch.mpc.tensor.shared import SharedTensor
 from sharetorch.mpc.tensor.sharing import DriverIsProviderWarning
+from sharetorch.nn.linalg import DASH, EncryptedLinearRegression
 from sharetorch.profiling import Profile, debug, profile
 from sharetorch.remote import MultiPointerTensor, PointerTensor, VirtualWorker, combine_pointers, serde
 from sharetorch.remote.arrays import NumpyTensor
@@ -36,7 +37,9 @@ __all__ = [
     "AbstractTensor",
     "AdditiveSharingTensor",
     "AutogradTensor",
+    "DASH",
     "DriverIsProviderWarning",
+    "EncryptedLinearRegression",
     "FixedPrecisionTensor",
     "ID_PROVIDER",
     "LoggingTensor",

@@ -17,8 +17,8 @@ from sharetorch.mpc.tensor import sharing
 from sharetorch.mpc.tensor.fixed_precision import fix_precision
 from sharetorch.mpc.tensor.shared import SharedTensor
 from sharetorch.nn import sharing as model_sharing
+from sharetorch.nn.exchange import become
 from sharetorch.remote import labels, models, transfer
-from sharetorch.remote.requests import become
 from sharetorch.remote.worker import local
 
 local_worker = local()

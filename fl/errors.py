@@ -1,0 +1,13 @@
+"""Errors of federated data and training."""
+
+from __future__ import annotations
+
+from sharetorch.mpc.errors import ShareTorchError
+
+
+class FederatedDataError(ShareTorchError, ValueError):
+    """A data set that cannot be made, split or found as asked."""
+
+
+class TrainingError(ShareTorchError, ValueError):
+    """Training settings that are wrong or incomplete."""

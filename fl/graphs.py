@@ -1,0 +1,204 @@
+"""A model and its loss as one graph of aten operations, recorded here and run at a worker, where PyTorch differentiates it.
+
+The data form is that of plans (``remote/plans/graph.py``). Recording runs the model once on made-up values of the right
+shapes. It writes down each operation that reaches PyTorch's dispatcher, so modules, functions, TorchScript and plans are
+recorded alike; what was computed under ``no_grad`` is detached in the graph too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from sharetorch.fl.errors import TrainingError
+from sharetorch.mpc.errors import MalformedRequestError
+from sharetorch.remote import limits, operators
+from sharetorch.remote.objects import dtype_name
+from sharetorch.remote.operators import Operator
+from sharetorch.remote.plans import forms
+from sharetorch.remote.plans.checking import check
+from sharetorch.remote.plans.graph import VERSION, Graph, Node, Spec
+from sharetorch.remote.plans.running import run
+from sharetorch.remote.wire import Ref
+
+_DETACH = "aten.detach.default"
+_ITEM = "item"
+
+
+class Recorded(NamedTuple):
+    """A graph, and the tensors it needs besides inputs and state.
+
+    Attributes:
+        graph: its state is the model's, followed by the constants.
+        constants: tensors the function used that are neither inputs nor state.
+    """
+
+    graph: Graph
+    constants: list[Tensor]
+
+
+def record(function: Callable[..., Any], inputs: Sequence[Tensor], state: Sequence[Tensor], name: str) -> Recorded:
+    """Record a function of tensors.
+
+    Args:
+        function: of the inputs; gives a tuple of tensors. It may change the state.
+        inputs: examples; sizes in the graph are theirs.
+        state: tensors the function reads by itself, such as parameters.
+        name: of the graph.
+
+    Raises:
+        TrainingError: the function's course depends on values, or a result was not computed from tensors.
+        OperationNotAllowedError: it uses an operation workers do not run for others.
+    """
+    recorder = _Recorder(list(inputs), list(state))
+    with torch.enable_grad(), recorder:
+        results = function(*inputs)
+    return recorder.finished(results, name)
+
+
+class _Recorder(TorchDispatchMode):
+    """Writes down operations. Until the end a value is an object; numbers are given when the constants are known."""
+
+    def __init__(self, inputs: list[Tensor], state: list[Tensor]) -> None:
+        super().__init__()
+        self._inputs, self._state = inputs, state
+        self._constants: list[Tensor] = []
+        self._values: dict[int, _Value] = {}
+        self._kept: list[Tensor] = []
+        self._nodes: list[tuple[str, list[Any], dict[str, Any]]] = []
+        for kind, tensors in (("input", inputs), ("state", state)):
+            for place, tensor in enumerate(tensors):
+                self._name(tensor, _Value(kind, place))
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Run an operation and write it down."""
+        kwargs = kwargs or {}
+        if func is torch.ops.aten._local_scalar_dense.default:
+            raise TrainingError(
+                "The model or loss asks for the value of a tensor (item(), bool() or a number made of it), so its course "
+                "would depend on data. Use torch.where or keep the value a tensor."
+            )
+        operators.find(operators.name_of(func))
+        packed = self._packed(list(args)), {name: self._packed(value) for name, value in kwargs.items()}
+        result = func(*args, **kwargs)
+        self._nodes.append((operators.name_of(func), *packed))
+        self._results(result, _Value("node", len(self._nodes) - 1))
+        return result
+
+    def _results(self, result: Any, value: _Value) -> None:
+        if isinstance(result, Tensor):
+            self._name(result, self._without_grad(result, value))
+        elif isinstance(result, (list, tuple)):
+            for place, part in enumerate(result):
+                if isinstance(part, Tensor):
+                    self._nodes.append((_ITEM, [value, place], {}))
+                    self._name(part, self._without_grad(part, _Value("node", len(self._nodes) - 1)))
+
+    def _without_grad(self, result: Tensor, value: _Value) -> _Value:
+        """What is computed under ``no_grad`` has no gradient at the worker either; what is changed in place keeps its name."""
+        known = self._values.get(id(result))
+        if known is not None or torch.is_grad_enabled() or not result.dtype.is_floating_point:
+            return known or value
+        self._nodes.append((_DETACH, [value], {}))
+        return _Value("node", len(self._nodes) - 1)
+
+    def _name(self, tensor: Tensor, value: _Value) -> None:
+        self._values[id(tensor)] = value
+        self._kept.append(tensor)
+
+    def _packed(self, value: Any) -> Any:
+        if isinstance(value, Tensor):
+            return self._value(value)
+        return [self._packed(part) for part in value] if isinstance(value, (list, tuple)) else value
+
+    def _value(self, tensor: Tensor) -> _Value:
+        known = self._values.get(id(tensor))
+        if known is None:
+            if type(tensor) not in (Tensor, torch.nn.Parameter):
+                raise TrainingError(f"The model or loss uses a {type(tensor).__name__}; only plain tensors can be recorded.")
+            known = _Value("constant", len(self._constants))
+            self._constants.append(tensor.detach().clone())
+            self._name(tensor, known)
+        return known
+
+    def finished(self, results: tuple[Any, ...], name: str) -> Recorded:
+        """The graph."""
+        output = [self._values.get(id(result)) for result in results]
+        if None in output:
+            raise TrainingError("A result of the model or loss is no tensor computed in it.")
+        offsets = {"input": 0, "state": len(self._inputs)}
+        offsets["constant"] = offsets["state"] + len(self._state)
+        offsets["node"] = offsets["constant"] + len(self._constants)
+        nodes = [
+            Node(operator, _numbered(args, offsets), {key: _numbered(value, offsets) for key, value in kwargs.items()})
+            for operator, args, kwargs in self._nodes
+        ]
+        inputs = [_spec(f"input_{place}", x) for place, x in enumerate(self._inputs)]
+        state = [_spec(f"state_{place}", x) for place, x in enumerate([*self._state, *self._constants])]
+        arguments = {"tuple": [{"tuple": [Ref(place) for place in range(len(inputs))]}, {"dict": []}]}
+        graph = Graph(VERSION, name, inputs, arguments, state, nodes, {"tuple": _numbered(output, offsets)})
+        return Recorded(graph, self._constants)
+
+
+class _Value(NamedTuple):
+    """A value while recording."""
+
+    kind: str
+    place: int
+
+
+def _numbered(value: Any, offsets: dict[str, int]) -> Any:
+    if type(value) is _Value:
+        return Ref(offsets[value.kind] + value.place)
+    return [_numbered(part, offsets) for part in value] if isinstance(value, list) else value
+
+
+def _spec(name: str, x: Tensor) -> Spec:
+    return Spec(name, dtype_name(x.dtype), list(x.shape))
+
+
+class Step:
+    """A graph that came by wire, checked once and run often.
+
+    Args:
+        graph: of operations of the worker's list; gives a tuple of tensors.
+        constants: the last tensors of its state.
+        node: the worker whose limits hold.
+
+    Raises:
+        RemoteError: the graph is not as documented, or holds an operation that is not on the list.
+    """
+
+    def __init__(self, graph: Graph, constants: Sequence[Tensor], node: Any) -> None:
+        self._program = check(graph)
+        self._constants = list(constants)
+        self._node = node
+
+    def run(self, inputs: Sequence[Tensor], state: Sequence[Tensor]) -> Any:
+        """The results; PyTorch records gradients if it is asked to.
+
+        Raises:
+            MalformedRequestError: tensors of other shapes or dtypes than the graph was recorded for.
+        """
+        tensors = [*state, *self._constants]
+        graph = self._program.graph
+        if not (_fit(graph.inputs, inputs) and _fit(graph.state, tensors)):
+            raise MalformedRequestError("The graph was recorded for tensors of other shapes or dtypes.")
+        values = run(self._program, inputs, tensors, self._compute)
+        return forms.unpack(graph.output, lambda ref: values[ref.number])
+
+    def _compute(self, operator: Operator, args: list[Any], kwargs: dict[str, Any]) -> Any:
+        limits.check(self._node, operator, args, kwargs)
+        operator.validate(args, kwargs)
+        result = operator.overload(*args, **kwargs)
+        return result.zero_() if operator.uninitialised else result
+
+
+def _fit(specs: Sequence[Spec], tensors: Sequence[Tensor]) -> bool:
+    return len(specs) == len(tensors) and all(
+        spec.shape == list(x.shape) and spec.dtype == dtype_name(x.dtype) for spec, x in zip(specs, tensors, strict=True)
+    )

@@ -1,0 +1,85 @@
+"""Exchanging what tensors are, in place, so that a model and its optimizers go on with the same objects.
+
+``torch.utils.swap_tensors`` exchanges what a parameter is without making a new one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from sharetorch.mpc.errors import ShareTorchError
+
+
+def become(old: Any, new: Any) -> Any:
+    """Let ``old`` be what ``new`` is, keeping its identity, and drop its gradient.
+
+    Of pointers of the same form only the claims are exchanged. What ``old`` points to must still exist.
+
+    Raises:
+        RuntimeError: ``old`` is still part of a graph, or weakly referenced.
+    """
+    old.grad = None
+    if _claims(old) and _claims(new) and _form(old) == _form(new):
+        old.handle = new.handle
+        return old
+    if isinstance(old, nn.Parameter):
+        new = nn.Parameter(new.detach(), requires_grad=old.requires_grad)
+    torch.utils.swap_tensors(old, new)
+    return old
+
+
+def _claims(x: Any) -> bool:
+    """Whether a tensor is nothing but a form and a claim on an object of a worker."""
+    return hasattr(getattr(x, "handle", None), "link")
+
+
+def _form(x: Tensor) -> tuple[Any, ...]:
+    return x.shape, x.stride(), x.storage_offset(), x.dtype
+
+
+def exchange(
+    model: nn.Module, tensors: Iterable[Tensor], change: Callable[[Tensor], Tensor], gradients: bool = False
+) -> nn.Module:
+    """Let tensors of a model become ``change`` of themselves: all, or none if one cannot be made.
+
+    Args:
+        model: whose they are.
+        tensors: parameters and buffers, each once; those that ``change`` gives back stay as they are.
+        change: from what is to what shall be.
+        gradients: whether gradients change likewise; else they are dropped.
+
+    Returns:
+        The model itself.
+
+    Raises:
+        ShareTorchError: a parameter is still part of a graph.
+    """
+    olds = list(tensors)
+    with torch.no_grad():
+        news = [change(old) for old in olds]
+        grads = [change(old.grad) if gradients and old.grad is not None else None for old in olds]
+    recurrent = [module for module in model.modules() if isinstance(module, nn.RNNBase)]
+    for module in recurrent:
+        module._flat_weight_refs = []  # weak references forbid the exchange; torch makes them anew
+    _become_all(olds, news, grads)
+    for module in recurrent:
+        module._init_flat_weights()
+    return model
+
+
+def _become_all(olds: Sequence[Tensor], news: Sequence[Tensor], grads: Sequence[Tensor | None]) -> None:
+    for old, new, grad in zip(olds, news, grads, strict=True):
+        if new is old:
+            continue
+        try:
+            become(old, new)
+        except RuntimeError as error:
+            raise ShareTorchError(
+                f"A parameter of shape {tuple(old.shape)} is still part of a graph or weakly referenced ({error}); "
+                "finish the backward pass or delete the loss first."
+            ) from error
+        old.grad = grad
