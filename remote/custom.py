@@ -259,7 +259,7 @@ METHODS = (
     *("fix_precision", "fix_precision_", "fix_prec", "fix_prec_"),
     *("float_precision", "float_precision_", "float_prec", "float_prec_"),
     *("send", "send_", "get", "get_", "move", "move_", "copy"),
-    *("remote_get", "remote_send", "mid_get", "create_pointer", "combine"),
+    *("remote_get", "remote_send", "mid_get", "create_pointer", "combine", "attr"),
     *("tag", "describe", "allow", "private_tensor"),
 )
 """Methods that ShareTorch adds to tensors; a layer passes them on to its child."""

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from sharetorch.mpc.errors import GetNotPermittedError, InvalidTensorForRemoteGet, OperationNotAllowedError
 from sharetorch.mpc.tensor.fixed_precision import FixedPrecisionTensor, fix_precision
+from sharetorch.mpc.tensor.shared import SharedTensor
 from sharetorch.remote.access import may_read, usable
 from sharetorch.remote.audit import Call
 from sharetorch.remote.messages import Invoke, Made
@@ -62,6 +63,13 @@ def _float_precision(node: Node, record: Record, call: Call) -> Tensor:
     if isinstance(record.value, (FixedPrecisionTensor, PointerTensor)):
         return record.value.float_precision()
     raise OperationNotAllowedError(f"Object {record.number} of {node.id} is not in fixed precision.")
+
+
+@method("refresh")
+def _refresh(node: Node, record: Record, call: Call) -> Tensor:
+    if not isinstance(record.value, (SharedTensor, PointerTensor)):
+        raise OperationNotAllowedError(f"Object {record.number} of {node.id} is not shared.")
+    return record.value.refresh()
 
 
 @method("get")

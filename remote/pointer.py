@@ -275,6 +275,10 @@ class PointerTensor(torch.Tensor):
 
     float_prec = float_precision
 
+    def refresh(self) -> PointerTensor:
+        """Let the worker refresh the shares of its shared tensor; gives a new pointer."""
+        return self.invoke("refresh")  # type: ignore[no-any-return]
+
     def share(self, *workers: Any, crypto_provider: Any = None, **options: Any) -> PointerTensor:
         """Let the worker split its tensor into shares, which go from it straight to the parties.
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sharetorch.hook import TorchHook
+from sharetorch.hooking import TorchHook
 from sharetorch.mpc.errors import ShareTorchError
 from sharetorch.remote import sample_data
 from sharetorch.remote.grid import PrivateGridNetwork

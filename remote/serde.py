@@ -1,7 +1,8 @@
 """``sy.serde``: values as bytes, in the form in which they cross wires. Never pickle.
 
 The bytes are one MessagePack array (``remote/wire.py`` says how values are written): the version of this form, the
-value, and for a tensor its tags, its description and whether it requires gradients.
+value, and for a tensor its tags, its description and whether it requires gradients. Tuples and sets come back as
+lists.
 
 What stays elsewhere travels as a claim: the bytes of a pointer or of a shared tensor's handle hold no value, and may be
 read once, in this process. Then the claim is the reader's; bytes nobody reads leave the object where it is.

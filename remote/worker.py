@@ -56,6 +56,8 @@ class VirtualWorker(Node):
 
     _name: str
     _fresh: bool
+    message_pending_time: float = 0
+    """Seconds by which requests from and to this worker are delayed."""
 
     def __init__(
         self,
@@ -82,6 +84,7 @@ class VirtualWorker(Node):
         self.limits = limits or self.limits
         self.is_client_worker = self.is_client_worker if is_client_worker is None else is_client_worker
         self.hook = hook
+        self.message_pending_time = options.get("message_pending_time", self.message_pending_time)
         self.load_data(data or ())
 
     def link(self, name: str) -> MemoryLink:
@@ -177,10 +180,8 @@ class VirtualWorker(Node):
     set_obj = register_obj
 
     def de_register_obj(self, x: Any) -> None:
-        """Forget an object of the worker's own."""
-        for number, record in list(self.objects.items()):
-            if record.value is x:
-                del self.objects[number]
+        """Forget an object of the worker's own, given itself or its number."""
+        self.objects.pop(x if isinstance(x, int) else x.id, None)
 
     rm_obj = de_register_obj
 

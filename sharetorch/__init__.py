@@ -7,7 +7,7 @@ x = torch.tensor([1.5, -2.0]).share(alice, bob, crypto_provider=cp)
 """
 
 from sharetorch import autograd, nn, tutorial_names
-from sharetorch.hook import TorchHook, install, local_worker
+from sharetorch.hooking import TorchHook, install
 from sharetorch.mpc import errors as exceptions
 from sharetorch.mpc.errors import ShareTorchError
 from sharetorch.mpc.paillier import PaillierTensor, keygen
@@ -15,6 +15,7 @@ from sharetorch.mpc.tensor.fixed_precision import FixedPrecisionTensor
 from sharetorch.mpc.tensor.shared import SharedTensor
 from sharetorch.mpc.tensor.sharing import DriverIsProviderWarning
 from sharetorch.nn.linalg import DASH, EncryptedLinearRegression
+from sharetorch.options import local_worker
 from sharetorch.profiling import Profile, debug, profile
 from sharetorch.remote import MultiPointerTensor, PointerTensor, VirtualWorker, combine_pointers, serde
 from sharetorch.remote.arrays import NumpyTensor

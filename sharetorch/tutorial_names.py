@@ -15,22 +15,20 @@ from typing import Any
 
 import torch as _torch
 
-from sharetorch.hook import TorchHook
+from sharetorch.hooking import TorchHook
 from sharetorch.remote.sandbox import make_hook
 
 _PACKAGE = "sharetorch"
 
 _FEDERATED_DATA = {
-    "BaseDataset": "sharetorch.fl:BaseDataset",
-    "FederatedDataset": "sharetorch.fl:FederatedDataset",
+    "BaseDataset": "sharetorch.fl.datasets:BaseDataset",
+    "FederatedDataset": "sharetorch.fl.datasets:FederatedDataset",
 }
-_LOADER = {"FederatedDataLoader": "sharetorch.fl:FederatedDataLoader"}
+_LOADER = {"FederatedDataLoader": "sharetorch.fl.loader:FederatedDataLoader"}
 _UTILITIES = (
     *("federated_avg", "add_model", "scale_model", "accuracy", "extract_batches_per_worker"),
     *("create_gaussian_mixture_toy_data", "iris_data_partial"),
 )
-_RECURRENT = ("RNN", "GRU", "LSTM")
-_CELLS = ("RNNCell", "GRUCell", "LSTMCell")
 
 PATHS: dict[str, dict[str, str]] = {
     "execution.placeholder": {"PlaceHolder": "sharetorch.remote.plans:PlaceHolder"},
@@ -42,8 +40,8 @@ PATHS: dict[str, dict[str, str]] = {
     "execution.state": {"State": "sharetorch.remote.plans:State"},
     "execution.translation": {"TranslationTarget": "sharetorch.remote.plans:TranslationTarget"},
     "federated.federated_client": {"FederatedClient": "sharetorch.fl:FederatedClient"},
-    "federated.floptimizer": {"Optims": "sharetorch.fl:Optims"},
-    "federated.train_config": {"TrainConfig": "sharetorch.fl:TrainConfig"},
+    "federated.floptimizer": {"Optims": "sharetorch.fl.optims:Optims"},
+    "federated.train_config": {"TrainConfig": "sharetorch.fl.train_config:TrainConfig"},
     "frameworks.torch.fl": _FEDERATED_DATA | _LOADER,
     "frameworks.torch.fl.dataloader": _LOADER,
     "frameworks.torch.fl.dataset": _FEDERATED_DATA,
@@ -51,9 +49,10 @@ PATHS: dict[str, dict[str, str]] = {
     "frameworks.torch.linalg": {
         name: f"sharetorch.nn.linalg:{name}" for name in ("EncryptedLinearRegression", "DASH", "inv_sym", "qr")
     },
-    "frameworks.torch.nn": {name: f"torch.nn:{name}" for name in ("Conv2d", "AvgPool2d")}
-    | {name: f"sharetorch.nn.recurrent:{name}" for name in _RECURRENT}
-    | {name: f"sharetorch.nn.recurrent_cells:{name}" for name in _CELLS},
+    "frameworks.torch.nn": {
+        name: f"sharetorch.nn:{name}"
+        for name in ("Conv2d", "AvgPool2d", "RNNCell", "GRUCell", "LSTMCell", "RNN", "GRU", "LSTM")
+    },
     "generic.abstract.tensor": {"AbstractTensor": "sharetorch.remote.custom:AbstractTensor"},
     "generic.frameworks.overload": {"overloaded": "sharetorch.remote.overload:overloaded"},
     "generic.id_provider": {"IdProvider": "sharetorch.remote.ids:IdProvider"},
@@ -86,7 +85,7 @@ _NETWORKED = "this version has no networked workers; st.VirtualWorker takes the 
 ABSENT: dict[str, str] = {
     "LargePrecisionTensor": _WIDE,
     "CRTPrecisionTensor": _WIDE,
-    "ReplicatedSharingTensor": "three holders share additively, with every operation: x.share(alice, bob, carol, "
+    "ReplicatedSharingTensor": "three holders share additively, for sums and products: x.share(alice, bob, carol, "
     "crypto_provider=cp)",
     "WebsocketClientWorker": _NETWORKED,
     "WebsocketServerWorker": _NETWORKED,

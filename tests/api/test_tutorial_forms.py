@@ -32,7 +32,7 @@ def test_hook():
 
 def test_no_method_of_torch_is_replaced():
     for name in ("get", "share", "copy", "fix_precision"):
-        assert getattr(torch.Tensor, name).__module__ == "sharetorch.hook"
+        assert getattr(torch.Tensor, name).__module__.startswith("sharetorch.")
     for name in ("add", "view", "sum", "clone", "backward", "__add__"):
         assert "sharetorch" not in str(getattr(getattr(torch.Tensor, name), "__module__", ""))
 
