@@ -8,14 +8,14 @@ from typing import Any
 
 COLUMNS = (
     "work",
-    "encrypted ms, median [quartiles]",
+    "ShareTorch ms, median [quartiles]",
     "plain torch ms, median [quartiles]",
     "ratio",
     "rounds",
     "MB per party",
     "MB from provider: ahead + online",
 )
-GROUPS = ("kernels", "operations", "models")
+GROUPS = ("kernels", "operations", "models", "remote")
 """Order of the rows; within a group they stay as they were run."""
 NOTE = (
     "Plain torch does the same work in float32; for ring kernels, on the same integers. What the provider sends ahead "

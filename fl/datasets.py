@@ -12,6 +12,8 @@ from torch.utils.data import Dataset
 from sharetorch.fl.errors import FederatedDataError
 from sharetorch.mpc.errors import TensorsNotCollocatedException
 from sharetorch.remote import labels
+from sharetorch.remote.messages import Fetch
+from sharetorch.remote.pointer import PointerTensor
 
 DATA_TAG, TARGET_TAG = "#data", "#target"
 """Added to the tags of a data set, so that a search tells its two tensors apart."""
@@ -23,13 +25,15 @@ class BaseDataset(Dataset[Any]):
     Args:
         data: the items along the first axis; a list or array becomes a tensor.
         targets: as many targets along the first axis.
-        transform: applied to what is indexed, an item or a slice of items, each time; on pointers it runs at the worker.
+        transform: applied to what is indexed, an item or a slice of items, each time; on pointers it runs at the
+            worker.
 
     Attributes:
         data: see above.
         targets: see above.
         tags: by which the data set is found at a worker.
         description: what it is.
+        readers: ids of those who may have what comes of it at a worker; None is everybody.
 
     Raises:
         FederatedDataError: different numbers of items and targets.
@@ -42,13 +46,14 @@ class BaseDataset(Dataset[Any]):
         self._transform = transform
         self.tags: set[str] = set()
         self.description: str | None = None
+        self.readers: frozenset[str] | None = None
         self._check()
 
     def _check(self) -> None:
         if not self.data.dim() or not self.targets.dim() or len(self.data) != len(self.targets):
             raise FederatedDataError(
-                f"Items of shape {tuple(self.data.shape)} and targets of shape {tuple(self.targets.shape)}: there must be one "
-                "target for each item, along the first axis."
+                f"Items of shape {tuple(self.data.shape)} and targets of shape {tuple(self.targets.shape)}: there "
+                "must be one target for each item, along the first axis."
             )
         places = _location(self.data), _location(self.targets)
         if places[0] is not places[1]:
@@ -97,13 +102,15 @@ class BaseDataset(Dataset[Any]):
         Raises:
             GetNotPermittedError: the worker's policy does not allow it; both tensors then stay where they are.
         """
-        options = {} if user is None and reason is None else {"user": user, "reason": reason}
-        if hasattr(self.targets, "fetched"):
-            targets = self.targets.fetched(**options)
-            self._change(self.data.get(**options), targets)  # type: ignore[attr-defined]
-        else:
-            self._change(self.data.get(), self.targets.get())  # type: ignore[attr-defined]
-        return self
+        if isinstance(self.data, PointerTensor) and isinstance(self.targets, PointerTensor):
+            handles = [self.data.handle, self.targets.handle]
+            numbers = [handle.number for handle in handles]
+            values = handles[0].link.request(Fetch(numbers, True, user, reason)).values
+            for handle in handles:
+                handle.drop()
+            self._change(*values)
+            return self
+        return self._each("get")
 
     def fix_precision(self, *args: Any, **options: Any) -> BaseDataset:
         """Write both tensors in fixed point, in place."""
@@ -147,15 +154,17 @@ class BaseDataset(Dataset[Any]):
         found = [worker.search([*tags, role]) for role in (DATA_TAG, TARGET_TAG)]
         if [len(pointers) for pointers in found] != [1, 1]:
             raise FederatedDataError(
-                f"{worker.id} holds {len(found[0])} tensors tagged {' '.join([*tags, DATA_TAG])} and {len(found[1])} tagged "
-                f"{' '.join([*tags, TARGET_TAG])}; a data set has one of each. Tag it with dataset.tag(...) before sending."
+                f"{worker.id} holds {len(found[0])} tensors tagged {' '.join([*tags, DATA_TAG])} and {len(found[1])} "
+                "tagged "
+                f"{' '.join([*tags, TARGET_TAG])}; a data set has one of each. Tag it with dataset.tag(...) before "
+                "sending."
             )
         made = cls(found[0][0], found[1][0])
         made.tags = set(found[0][0].tags) - {DATA_TAG}
         made.description = found[0][0].description
         return made
 
-    def federate(self, workers: Iterable[Any]) -> FederatedDataset:
+    def federate(self, workers: Any) -> FederatedDataset:
         """Split the items in equal parts and send one to each worker; see ``federate``."""
         from sharetorch.fl.federate import federate
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from sharetorch.mpc.errors import ShareTorchError
+from sharetorch.remote.node import PLAIN_ERRORS
 
 
 class FederatedDataError(ShareTorchError, ValueError):
@@ -11,3 +12,6 @@ class FederatedDataError(ShareTorchError, ValueError):
 
 class TrainingError(ShareTorchError, ValueError):
     """Training settings that are wrong or incomplete."""
+
+
+PLAIN_ERRORS |= {kind.__name__: kind for kind in (FederatedDataError, TrainingError)}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -12,31 +11,34 @@ from torch.utils.data import Dataset, IterableDataset, TensorDataset, default_co
 from sharetorch.fl.datasets import BaseDataset, FederatedDataset
 from sharetorch.fl.errors import FederatedDataError
 from sharetorch.remote import labels
+from sharetorch.remote.node import Node
 
 
-def federate(dataset: Dataset[Any], workers: Iterable[Any]) -> FederatedDataset:
+def federate(dataset: Dataset[Any], workers: Any) -> FederatedDataset:
     """Split a data set in parts of equal size, in order, and send one part to each worker.
 
-    The first workers get one item more if the number of items is no multiple of theirs. Items pass through the data set's
-    own transforms here, before they are sent.
+    The first workers get one item more if the number of items is no multiple of theirs. Items pass through the data
+    set's own transforms here, before they are sent.
 
     Args:
-        dataset: anything with ``len`` and an index that gives an item and its target: tensors, arrays or numbers that can
-            be stacked.
-        workers: where the parts go.
+        dataset: anything with ``len`` and an index that gives an item and its target: tensors, arrays or numbers that
+            can be stacked.
+        workers: where the parts go, one or several.
 
     Returns:
         One data set for each worker, in their order.
 
     Raises:
-        FederatedDataError: more workers than items, no worker, one twice, or items that are no pairs that can be stacked.
+        FederatedDataError: more workers than items, no worker, one twice, or items that are no pairs that can be
+            stacked.
     """
-    places = list(workers)
+    places = [workers] if isinstance(workers, Node) else list(workers)
     _check_workers(places)
     total = _length(dataset)
     if len(places) > total:
         raise FederatedDataError(
-            f"{total} items cannot be split among {len(places)} workers: some would get none. Name at most {total} workers."
+            f"{total} items cannot be split among {len(places)} workers: some would get none. Name at most {total} "
+            "workers."
         )
     bounds = [place * (total // len(places)) + min(place, total % len(places)) for place in range(len(places) + 1)]
     parts = [gather(dataset, range(start, end)) for start, end in zip(bounds, bounds[1:], strict=False)]
@@ -51,20 +53,24 @@ def gather(dataset: Dataset[Any], places: range) -> BaseDataset:
     """
     plain = _tensors(dataset)
     if plain is not None:
-        return BaseDataset(*(_piece(x, places) for x in plain))
+        data, targets = (_piece(x, places) for x in plain)
+        return BaseDataset(data, targets)
     items = [_pair(dataset, place) for place in places]
     try:
         data, targets = default_collate(items)
     except (TypeError, RuntimeError, ValueError) as error:
         raise FederatedDataError(
-            f"The items of this {type(dataset).__name__} cannot be stacked: {error}. Give the data set a transform that makes "
-            "tensors of one shape of them, such as torchvision.transforms.ToTensor()."
+            f"The items of this {type(dataset).__name__} cannot be stacked: {error}. Give the data set a transform "
+            "that makes tensors of one shape of them, such as torchvision.transforms.ToTensor()."
         ) from error
     if not isinstance(data, Tensor) or not isinstance(targets, Tensor):
         raise FederatedDataError(
-            f"Items of this {type(dataset).__name__} stack to a {type(data).__name__} and a {type(targets).__name__}; both "
+            f"Items of this {type(dataset).__name__} stack to a {type(data).__name__} and a "
+            f"{type(targets).__name__}; both "
             "must be tensors, arrays or numbers."
         )
+    if isinstance(dataset, BaseDataset):
+        data, targets = _like(data, dataset.data), _like(targets, dataset.targets)
     return BaseDataset(data, targets)
 
 
@@ -97,12 +103,17 @@ def _tensors(dataset: Any) -> tuple[Tensor, Tensor] | None:
 
 
 def _piece(x: Tensor, places: range) -> Tensor:
-    piece = x.detach()[places.start : places.stop]
+    return _like(x.detach()[places.start : places.stop], x)
+
+
+def _like(piece: Tensor, x: Tensor) -> Tensor:
+    """A tensor with the label of the one it was made from."""
     label = labels.of(x)
     if label.readers is not None:
         piece = labels.restrict(piece, label.readers)
     labels.tag(piece, *label.tags)
-    return piece if label.description is None else labels.describe(piece, label.description)
+    described: Tensor = piece if label.description is None else labels.describe(piece, label.description)
+    return described
 
 
 def _pair(dataset: Any, place: int) -> tuple[Any, Any]:

@@ -19,11 +19,11 @@ def _config_at(worker: Any) -> ConfigPointer:
     Raises:
         TrainingError: none were, or their ``TrainConfig`` is gone.
     """
-    pointer = _latest.get((_driver().id, worker.id))
+    pointer = latest.get((local().id, worker.id))
     if pointer is None:
         raise TrainingError(
-            f"{worker.id} has no TrainConfig: send one with TrainConfig(model=..., loss_fn=..., ...).send({worker.id}), and "
-            "keep it in a variable."
+            f"{worker.id} has no TrainConfig. Make one with TrainConfig(model=..., loss_fn=..., ...), send it with "
+            f"config.send({worker.id}), and keep it in a variable."
         )
     return pointer
 
@@ -61,7 +61,9 @@ def evaluate(
     return_raw_accuracy: bool = True,
     user: str | None = None,
 ) -> dict[str, Any]:
-    """Let a worker evaluate the model of the ``TrainConfig`` last sent to it, in evaluation mode, on one of its data sets.
+    """Let a worker evaluate the model of the ``TrainConfig`` last sent to it on one of its own data sets.
+
+    The model is in evaluation mode.
 
     Args:
         worker: where data and model are.

@@ -1,13 +1,15 @@
-"""A model and its loss as one graph of aten operations, recorded here and run at a worker, where PyTorch differentiates it.
+"""A model and its loss as one graph of aten operations, recorded here and run at a worker.
 
-The data form is that of plans (``remote/plans/graph.py``). Recording runs the model once on made-up values of the right
-shapes. It writes down each operation that reaches PyTorch's dispatcher, so modules, functions, TorchScript and plans are
-recorded alike; what was computed under ``no_grad`` is detached in the graph too.
+There PyTorch differentiates it. The data form is that of plans (``remote/plans/graph.py``). Recording runs the model
+once on made-up values of the right shapes. It writes down each operation that reaches PyTorch's dispatcher, so modules,
+functions, TorchScript and plans are recorded alike; what was computed under ``no_grad`` is detached in the graph too.
 """
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -15,6 +17,8 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from sharetorch.fl.errors import TrainingError
+from sharetorch.fl.structs import RecordedStep, StepForm, set_mode, tensors_of
+from sharetorch.fl.training import call_loss
 from sharetorch.mpc.errors import MalformedRequestError
 from sharetorch.remote import limits, operators
 from sharetorch.remote.objects import dtype_name
@@ -23,7 +27,7 @@ from sharetorch.remote.plans import forms
 from sharetorch.remote.plans.checking import check
 from sharetorch.remote.plans.graph import VERSION, Graph, Node, Spec
 from sharetorch.remote.plans.running import run
-from sharetorch.remote.wire import Ref
+from sharetorch.remote.wire import DTYPES, Ref
 
 _DETACH = "aten.detach.default"
 _ITEM = "item"
@@ -55,16 +59,22 @@ def record(function: Callable[..., Any], inputs: Sequence[Tensor], state: Sequen
         OperationNotAllowedError: it uses an operation workers do not run for others.
     """
     recorder = _Recorder(list(inputs), list(state))
-    with torch.enable_grad(), recorder:
+    # Optimised TorchScript works on copies of the parameters, which would be taken for constants.
+    with torch.enable_grad(), _as_written(), recorder:
         results = function(*inputs)
     return recorder.finished(results, name)
+
+
+def _as_written() -> Any:
+    optimized: Any = vars(torch.jit)["optimized_execution"]
+    return optimized(False)
 
 
 class _Recorder(TorchDispatchMode):
     """Writes down operations. Until the end a value is an object; numbers are given when the constants are known."""
 
     def __init__(self, inputs: list[Tensor], state: list[Tensor]) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self._inputs, self._state = inputs, state
         self._constants: list[Tensor] = []
         self._values: dict[int, _Value] = {}
@@ -79,15 +89,28 @@ class _Recorder(TorchDispatchMode):
         kwargs = kwargs or {}
         if func is torch.ops.aten._local_scalar_dense.default:
             raise TrainingError(
-                "The model or loss asks for the value of a tensor (item(), bool() or a number made of it), so its course "
-                "would depend on data. Use torch.where or keep the value a tensor."
+                "The model or loss asks for the value of a tensor (item(), bool() or a number made of it), so its "
+                "course would depend on data. Use torch.where or keep the value a tensor."
             )
         operators.find(operators.name_of(func))
-        packed = self._packed(list(args)), {name: self._packed(value) for name, value in kwargs.items()}
+        packed = self._arguments(func, args), {name: self._packed(value) for name, value in kwargs.items()}
         result = func(*args, **kwargs)
         self._nodes.append((operators.name_of(func), *packed))
         self._results(result, _Value("node", len(self._nodes) - 1))
         return result
+
+    def _arguments(self, func: Any, args: Sequence[Any]) -> list[Any]:
+        """Positional arguments; a number that stands for a tensor becomes one."""
+        floats = [x.dtype for x in args if isinstance(x, Tensor) and x.dtype.is_floating_point]
+        packed = []
+        for value, argument in zip(args, func._schema.arguments, strict=False):
+            if isinstance(value, (bool, int, float)) and argument.type.kind() == "TensorType":
+                dtype = floats[0] if floats else torch.tensor(value).dtype
+                self._nodes.append(("aten.scalar_tensor.default", [value], {"dtype": dtype}))
+                packed.append(_Value("node", len(self._nodes) - 1))
+            else:
+                packed.append(self._packed(value))
+        return packed
 
     def _results(self, result: Any, value: _Value) -> None:
         if isinstance(result, Tensor):
@@ -99,7 +122,7 @@ class _Recorder(TorchDispatchMode):
                     self._name(part, self._without_grad(part, _Value("node", len(self._nodes) - 1)))
 
     def _without_grad(self, result: Tensor, value: _Value) -> _Value:
-        """What is computed under ``no_grad`` has no gradient at the worker either; what is changed in place keeps its name."""
+        """Without a gradient, here and there, if made under ``no_grad``; what is changed in place keeps its name."""
         known = self._values.get(id(result))
         if known is not None or torch.is_grad_enabled() or not result.dtype.is_floating_point:
             return known or value
@@ -119,7 +142,9 @@ class _Recorder(TorchDispatchMode):
         known = self._values.get(id(tensor))
         if known is None:
             if type(tensor) not in (Tensor, torch.nn.Parameter):
-                raise TrainingError(f"The model or loss uses a {type(tensor).__name__}; only plain tensors can be recorded.")
+                raise TrainingError(
+                    f"The model or loss uses a {type(tensor).__name__}; only plain tensors can be recorded."
+                )
             known = _Value("constant", len(self._constants))
             self._constants.append(tensor.detach().clone())
             self._name(tensor, known)
@@ -161,6 +186,58 @@ def _spec(name: str, x: Tensor) -> Spec:
     return Spec(name, dtype_name(x.dtype), list(x.shape))
 
 
+class StepSource:
+    """A model and a loss, from which steps are recorded as they are needed.
+
+    Args:
+        model: whose parameters are here.
+        loss_fn: see ``TrainConfig``.
+    """
+
+    def __init__(self, model: Any, loss_fn: Any) -> None:
+        self._model = model
+        self._loss_fn = loss_fn
+
+    def step(self, form: StepForm) -> RecordedStep:
+        """Model and loss on batches of one form, recorded; the model stays as it is.
+
+        Raises:
+            TrainingError: they cannot be recorded, or the loss is no single number.
+        """
+        model = copy.deepcopy(self._model)
+        set_mode(model, form.training)
+        inputs = [_example(shape, dtype) for shape, dtype in (form.data, form.targets)]
+        state = torch.get_rng_state()
+        try:
+            graph, constants = record(partial(self._run, model), inputs, tensors_of(model), type(self._model).__name__)
+        except (RuntimeError, TypeError, ValueError, IndexError) as error:
+            error.add_note(
+                f"raised while recording model and loss for a batch of shape {form.data[0]}, {form.data[1]}, and "
+                f"targets of shape {form.targets[0]}, {form.targets[1]}"
+            )
+            raise
+        finally:
+            torch.set_rng_state(state)
+        return RecordedStep(form, graph, constants)
+
+    def _run(self, model: Any, data: Tensor, targets: Tensor) -> tuple[Any, Any]:
+        output = model(data)
+        loss = call_loss(self._loss_fn, output, targets)
+        if not isinstance(loss, Tensor) or loss.numel() != 1:
+            raise TrainingError(f"loss_fn gives {_told(loss)}; it must give a tensor of one element.")
+        return loss, output
+
+
+def _example(shape: list[int], dtype: str) -> Tensor:
+    """Made-up values: between 0 and 1, or zeros for integers, which are valid classes and indices."""
+    kind = DTYPES[dtype]
+    return torch.full(shape, 0.5, dtype=kind) if kind.is_floating_point else torch.zeros(shape, dtype=kind)
+
+
+def _told(value: Any) -> str:
+    return f"a tensor of shape {tuple(value.shape)}" if isinstance(value, Tensor) else f"a {type(value).__name__}"
+
+
 class Step:
     """A graph that came by wire, checked once and run often.
 
@@ -200,5 +277,6 @@ class Step:
 
 def _fit(specs: Sequence[Spec], tensors: Sequence[Tensor]) -> bool:
     return len(specs) == len(tensors) and all(
-        spec.shape == list(x.shape) and spec.dtype == dtype_name(x.dtype) for spec, x in zip(specs, tensors, strict=True)
+        spec.shape == list(x.shape) and spec.dtype == dtype_name(x.dtype)
+        for spec, x in zip(specs, tensors, strict=True)
     )

@@ -1,7 +1,7 @@
 """``FederatedDataLoader``: batches of data that stay at their workers.
 
-A batch is a pair of pointers. The worker cuts its tensors into batches in one request for each tensor and epoch; in random
-order, the order is drawn here and sent once, and each batch is one indexing request for each tensor.
+A batch is a pair of pointers. The worker cuts its tensors into batches in one request for each tensor and epoch; in
+random order, the order is drawn here and sent once, and each batch is one indexing request for each tensor.
 """
 
 from __future__ import annotations
@@ -40,8 +40,8 @@ class Batches(dict[Any, Batch]):
 class FederatedDataLoader:
     """Gives batches of a federated data set, each at one worker.
 
-    A loop over the loader takes the workers one after the other, always in the same order. With several iterators, or one
-    for each worker, every step gives a dictionary with one batch from each of several workers.
+    A loop over the loader takes the workers one after the other, always in the same order. With several iterators, or
+    one for each worker, every step gives a dictionary with one batch from each of several workers.
 
     Args:
         federated_dataset: data at workers.
@@ -53,8 +53,9 @@ class FederatedDataLoader:
         collate_fn: must be None: batches are made at the workers.
         iter_per_worker: whether every worker gives a batch in every step.
         generator: draws the order instead of torch's own generator.
-        partial_steps: whether to go on, with fewer workers, when too few have a batch left for a full step. By default the
-            loop ends then, as in the tutorials: what is left of the larger data sets is not seen in this loop.
+        partial_steps: whether to go on, with fewer workers, when too few have a batch left for a full step. By
+            default the loop ends then, as in the tutorials: what is left of the larger data sets is not seen in this
+            loop.
         options: options of ``torch.utils.data.DataLoader`` that say how data is fetched; without effect.
 
     Attributes:
@@ -164,7 +165,7 @@ class FederatedDataLoader:
 
 
 class _Queue:
-    """Which workers give a batch in the next step: as many as there are lanes; a new worker steps in for one that ended."""
+    """Which workers give a batch in the next step: a new one steps in for one that ended."""
 
     def __init__(self, counts: list[int], lanes: int, partial: bool) -> None:
         self._left = list(counts)
@@ -188,8 +189,8 @@ def _sent(order: Any, dataset: BaseDataset) -> Tensor:
 def _check(dataset: Any, batch_size: int, num_iterators: int, collate_fn: Any, options: dict[str, Any]) -> None:
     if not isinstance(dataset, FederatedDataset):
         raise FederatedDataError(
-            f"A {type(dataset).__name__} is no federated data set; make one with dataset.federate((bob, alice)), or use "
-            "torch.utils.data.DataLoader for local data."
+            f"A {type(dataset).__name__} is no federated data set; make one with dataset.federate((bob, alice)), or "
+            "use torch.utils.data.DataLoader for local data."
         )
     for name, value in (("batch_size", batch_size), ("num_iterators", num_iterators)):
         if not isinstance(value, int) or value < 1:
@@ -199,5 +200,6 @@ def _check(dataset: Any, batch_size: int, num_iterators: int, collate_fn: Any, o
         unknown.append("collate_fn")
     if unknown:
         raise TypeError(
-            f"FederatedDataLoader cannot take {', '.join(unknown)}: batches are cut at the workers, without code from here."
+            f"FederatedDataLoader cannot take {', '.join(unknown)}: batches are cut at the workers, without code "
+            "from here."
         )

@@ -15,8 +15,8 @@ from sharetorch.fl.errors import TrainingError
 class Optims:
     """Optimizers with a state of their own for each worker.
 
-    While a model travels from worker to worker, what an optimizer such as Adam remembers of a parameter stays at the worker
-    where it was computed.
+    While a model travels from worker to worker, what an optimizer such as Adam remembers of a parameter stays at the
+    worker where it was computed.
 
     Args:
         workers: the workers, or their ids.
@@ -34,7 +34,9 @@ class Optims:
         if not names:
             raise TrainingError("Optims needs the ids of the workers: Optims(['bob', 'alice'], optim=...).")
         if optim.state:
-            raise TrainingError("This optimizer has made steps already; its state would belong to all workers. Make a new one.")
+            raise TrainingError(
+                "This optimizer has made steps already; its state would belong to all workers. Make a new one."
+            )
         self.optimizers: dict[str, Optimizer] = {name: _twin(optim) for name in names}
 
     @property

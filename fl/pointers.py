@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 from weakref import WeakValueDictionary
 
 import msgspec
 from torch import Tensor
 
-from sharetorch.fl.structs import RecordedStep, StepForm
+from sharetorch.fl.graphs import StepSource
+from sharetorch.fl.structs import StepForm
 from sharetorch.fl.training import Wanted
 from sharetorch.remote.messages import Evaluate, Fetch, Train
 from sharetorch.remote.requests import Handle
@@ -90,11 +90,11 @@ class ConfigPointer:
         model: the model they train.
     """
 
-    def __init__(self, handle: Handle, model: ModelPointer, config: TrainConfig) -> None:
+    def __init__(self, handle: Handle, model: ModelPointer, source: StepSource) -> None:
         self.handle = handle
         self.model = model
-        self._config = config
-        _latest[(handle.link.owner.id, handle.link.worker.id)] = self
+        self._source = source
+        latest[(handle.link.owner.id, handle.link.worker.id)] = self
 
     @property
     def location(self) -> Any:
@@ -106,12 +106,12 @@ class ConfigPointer:
         """Number of the settings at the worker."""
         return self.handle.number
 
-    def ask(self, message: Message) -> list[Any]:
+    def ask(self, message: Train | Evaluate) -> list[Any]:
         """Have the worker train or evaluate; if it lacks the graph for a shape of its data, record it and ask again."""
         values = self.handle.link.request(message).values
         if values[1]:
             forms = msgspec.convert(values[1], list[StepForm])
-            options = {**message.options, "steps": [self._config.step(form) for form in forms]}  # type: ignore[attr-defined]
+            options = {**message.options, "steps": [self._source.step(form) for form in forms]}
             values = self.handle.link.request(msgspec.structs.replace(message, options=options)).values
         return values  # type: ignore[no-any-return]
 
@@ -130,8 +130,7 @@ class ConfigPointer:
         return f"[ConfigPointer -> {self.location.id}:{self.id_at_location}]"
 
 
-
-_latest: WeakValueDictionary[tuple[str, str], ConfigPointer] = WeakValueDictionary()
+latest: WeakValueDictionary[tuple[str, str], ConfigPointer] = WeakValueDictionary()
 """The settings last sent from one node to another, as long as somebody holds them."""
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from sharetorch.fl.errors import TrainingError
 from sharetorch.fl.training import Settings
@@ -15,6 +15,7 @@ from sharetorch.mpc.errors import MalformedRequestError
 from sharetorch.remote import wire
 from sharetorch.remote.objects import KINDS
 from sharetorch.remote.plans.graph import Graph
+from sharetorch.remote.plans.plan import Plan
 
 MODEL_EXTENSION, CONFIG_EXTENSION = 21, 22
 
@@ -42,11 +43,11 @@ class ModelState:
         """
         tensors = tensors_of(model)
         for tensor in tensors:
-            if type(tensor) not in (Tensor, torch.nn.Parameter):
+            if type(tensor) not in (Tensor, nn.Parameter):
                 raise TrainingError(
                     f"The model's tensors must be here; one is a {type(tensor).__name__}. Fetch it with model.get()."
                 )
-        buffers = {id(buffer) for buffer in getattr(model, "buffers", list)()}
+        buffers = {id(buffer) for buffer in model.buffers()}
         return cls([x.detach() for x in tensors], [x.requires_grad and id(x) not in buffers for x in tensors])
 
     def load_into(self, model: Any) -> Any:
@@ -112,14 +113,27 @@ class RecordedStep(msgspec.Struct, array_like=True, forbid_unknown_fields=True):
 
 
 def tensors_of(model: Any) -> list[Tensor]:
-    """A model's parameters, then its buffers.
+    """A model's parameters, then its buffers; of a built plan its state.
 
     Raises:
         TrainingError: it has none to be found.
     """
-    if not hasattr(model, "parameters"):
-        raise TrainingError(f"A {type(model).__name__} has no parameters() to train; give a module or a TorchScript module.")
-    return [*model.parameters(), *(model.buffers() if hasattr(model, "buffers") else ())]
+    if isinstance(model, Plan) and model.is_built:
+        return list(model.state)
+    if not isinstance(model, nn.Module):
+        raise TrainingError(
+            f"A {type(model).__name__} is no model to train; give a module, a TorchScript module or a plan. Of an "
+            "exported program, give program.module()."
+        )
+    return [*model.parameters(), *model.buffers()]
+
+
+def set_mode(model: nn.Module, training: bool) -> None:
+    """Put a model and its parts in training or evaluation mode; exported ones have none and stay as they are."""
+    try:
+        model.train(training)
+    except NotImplementedError:
+        return
 
 
 def _pack_state(state: ModelState) -> bytes:

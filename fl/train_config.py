@@ -2,35 +2,26 @@
 
 from __future__ import annotations
 
-import asyncio
-import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
-import msgspec
-import torch
-from torch import Tensor, nn
-
 from sharetorch.fl.errors import TrainingError
-from sharetorch.fl.graphs import Recorded, record
-from sharetorch.fl.training import Settings, Wanted, call_loss
-from sharetorch.mpc.errors import GetNotPermittedError, MalformedRequestError
+from sharetorch.fl.graphs import StepSource
+from sharetorch.fl.pointers import ConfigPointer, ModelPointer
+from sharetorch.fl.structs import ModelState, RemoteConfig
+from sharetorch.fl.training import Settings
 from sharetorch.mpc.session import new_id
-from sharetorch.remote import wire
-from sharetorch.remote.messages import Evaluate, Fetch, Forget, Message, Meta, Store, Train
-from sharetorch.remote.objects import KINDS
+from sharetorch.remote.messages import Meta, Store
 from sharetorch.remote.requests import Handle
-from sharetorch.remote.wire import DTYPES
-
-MODEL_EXTENSION, CONFIG_EXTENSION = 21, 22
+from sharetorch.remote.worker import local
 
 
 class TrainConfig:
     """A model, a loss and how to train it, for a worker that has the data.
 
     ``config.send(bob)`` sends the model's tensors and the settings; ``bob.fit(dataset_key="mnist")`` then trains there.
-    Model and loss are recorded as graphs of tensor operations the first time they meet data of a shape; their Python code
-    never leaves this process. The optimizer's state stays at the worker between calls of ``fit``.
+    Model and loss are recorded as graphs of tensor operations the first time they meet data of a shape; their Python
+    code never leaves this process. The optimizer's state stays at the worker between calls of ``fit``.
 
     Args:
         model: a module, a TorchScript module or a plan, whose parameters are here.
@@ -64,7 +55,7 @@ class TrainConfig:
         self.model = model
         self.loss_fn = loss_fn
         self.id = new_id() if id is None else id
-        self.owner = _driver() if owner is None else owner
+        self.owner = local() if owner is None else owner
         arguments = {"lr": 0.1} if optimizer_args is None else dict(optimizer_args)
         self.settings = Settings(batch_size, epochs, optimizer, arguments, shuffle, max_nr_batches)
         self.settings.check()
@@ -105,61 +96,16 @@ class TrainConfig:
         return pointers[0] if len(pointers) == 1 else pointers
 
     def _send_one(self, worker: Any) -> ConfigPointer:
-        link = _driver().link(getattr(worker, "id", worker))
+        link = local().link(getattr(worker, "id", worker))
         numbers = [new_id(), new_id()]
-        link.request(Store([_state_of(self.model), RemoteConfig(numbers[0], self.settings)], numbers))
+        link.request(Store([ModelState.of(self.model), RemoteConfig(numbers[0], self.settings)], numbers))
         model = ModelPointer(Handle(link, Meta(numbers[0], "model")), self.model)
-        pointer = ConfigPointer(Handle(link, Meta(numbers[1], "config")), model, self)
+        pointer = ConfigPointer(Handle(link, Meta(numbers[1], "config")), model, StepSource(self.model, self.loss_fn))
         self._sent[link.worker.id] = pointer
         return pointer
-
-    def step(self, form: StepForm) -> RecordedStep:
-        """Model and loss on batches of one form, recorded.
-
-        Raises:
-            TrainingError: they cannot be recorded, or the loss is no single number.
-        """
-        model = copy.deepcopy(self.model)
-        if isinstance(model, nn.Module):
-            model.train(form.training)
-        data, targets = (_example(shape, dtype) for shape, dtype in (form.data, form.targets))
-        graph, constants = self._recorded(model, data, targets)
-        return RecordedStep(form, graph, constants)
-
-    def _recorded(self, model: Any, data: Tensor, targets: Tensor) -> Recorded:
-        def step(data: Tensor, targets: Tensor) -> tuple[Any, Any]:
-            output = model(data)
-            loss = call_loss(self.loss_fn, output, targets)  # type: ignore[arg-type]
-            if not isinstance(loss, Tensor) or loss.numel() != 1:
-                raise TrainingError(f"loss_fn gives {_shape_of(loss)}; it must give a tensor of one element.")
-            return loss, output
-
-        return record(step, [data, targets], tensors_of(model), type(self.model).__name__)
 
     def __repr__(self) -> str:
         return (
             f"<TrainConfig id:{self.id} owner:{self.owner.id} epochs: {self.epochs} batch_size: {self.batch_size} "
             f"optimizer_args: {self.optimizer_args}>"
         )
-
-
-def _state_of(model: Any) -> ModelState:
-    tensors = tensors_of(model)
-    for tensor in tensors:
-        if type(tensor) not in (Tensor, nn.Parameter):
-            raise TrainingError(f"The model's tensors must be here; one is a {type(tensor).__name__}. Fetch it with model.get().")
-    parameters = len(list(model.parameters()))
-    return ModelState(
-        [tensor.detach() for tensor in tensors],
-        [place < parameters and tensor.requires_grad for place, tensor in enumerate(tensors)],
-    )
-
-
-def _example(shape: list[int], dtype: str) -> Tensor:
-    """Made-up values: between 0 and 1, or zeros for integers, which are valid classes and indices."""
-    kind = DTYPES[dtype]
-    return torch.rand(shape, dtype=kind) if kind.is_floating_point else torch.zeros(shape, dtype=kind)
-
-
-def _shape_of(value: Any) -> str:
-    return f"a tensor of shape {tuple(value.shape)}" if isinstance(value, Tensor) else f"a {type(value).__name__}"

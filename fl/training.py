@@ -76,8 +76,9 @@ class Settings(msgspec.Struct, array_like=True, forbid_unknown_fields=True):
         Raises:
             TrainingError: torch refuses an argument, or there are no parameters.
         """
-        options = {
-            name: tuple(value) if isinstance(value, (list, tuple)) else value for name, value in self.optimizer_args.items()
+        options: dict[str, Any] = {
+            name: tuple(value) if isinstance(value, (list, tuple)) else value
+            for name, value in self.optimizer_args.items()
         }
         try:
             return OPTIMIZERS[self.optimizer][0](parameters, **options)

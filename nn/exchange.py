@@ -1,6 +1,8 @@
 """Exchanging what tensors are, in place, so that a model and its optimizers go on with the same objects.
 
-``torch.utils.swap_tensors`` exchanges what a parameter is without making a new one.
+``torch.utils.swap_tensors`` exchanges what a parameter is without making a new one. It refuses parameters of a graph that
+is still alive. Where one of the two is a pointer the graph may live on: it keeps what it recorded, and a later backward pass
+through it no longer reaches the parameter.
 """
 
 from __future__ import annotations
@@ -28,8 +30,18 @@ def become(old: Any, new: Any) -> Any:
         return old
     if isinstance(old, nn.Parameter):
         new = nn.Parameter(new.detach(), requires_grad=old.requires_grad)
-    torch.utils.swap_tensors(old, new)
+    if _claims(old) or _claims(new):
+        _swap(old, new)
+    else:
+        torch.utils.swap_tensors(old, new)
     return old
+
+
+def _swap(one: Tensor, other: Tensor) -> None:
+    """``torch.utils.swap_tensors`` without its check that no graph holds the tensors."""
+    one.__class__, other.__class__ = other.__class__, one.__class__
+    one.__dict__, other.__dict__ = other.__dict__, one.__dict__
+    torch._C._swap_tensor_impl(one, other)
 
 
 def _claims(x: Any) -> bool:

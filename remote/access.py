@@ -6,7 +6,7 @@ import itertools
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from sharetorch.mpc.errors import GetNotPermittedError, ObjectNotFoundError
+from sharetorch.mpc.errors import GetNotPermittedError, LimitExceededError, ObjectNotFoundError
 from sharetorch.remote.audit import Call
 from sharetorch.remote.objects import Record
 
@@ -46,6 +46,11 @@ class ReleaseRequest:
         return f"<ReleaseRequest {self.number}: {self.user} asks for object {self.object}, {self.state}: {self.reason!r}>"
 
 
+_WAITING = 1000
+_REASON = 1000
+"""Requests that may wait, and characters of a reason that are kept."""
+
+
 class Desk:
     """Where requests for values wait for the owner of a worker's objects."""
 
@@ -58,13 +63,38 @@ class Desk:
         for request in self.requests:
             if request.record is record and request.user == user:
                 return request
-        made = ReleaseRequest(next(self._numbers), record.number, user, reason, record)
+        if len(self.requests) >= _WAITING:
+            self._make_room()
+        made = ReleaseRequest(next(self._numbers), record.number, user, reason[:_REASON], record)
         self.requests.append(made)
         return made
+
+    def _make_room(self) -> None:
+        """Let go of the oldest request that is decided.
+
+        Raises:
+            LimitExceededError: all wait.
+        """
+        decided = next((request for request in self.requests if request.state != "waiting"), None)
+        if decided is None:
+            raise LimitExceededError(f"{_WAITING} requests wait for the owner already. Ask again later.")
+        self.requests.remove(decided)
 
     def waiting(self) -> list[ReleaseRequest]:
         """Requests nobody has decided."""
         return [request for request in self.requests if request.state == "waiting"]
+
+
+def reader(node: Node, call: Call) -> str:
+    """In whose name a request reads: the user it names, else the sender."""
+    return call.user or call.sender
+
+
+def _askers(node: Node, call: Call) -> tuple[str, ...]:
+    """Who must all be allowed to read: to name a user gives nobody more than they have, unless they may speak for
+    users."""
+    user = reader(node, call)
+    return (user,) if user == call.sender or call.sender in node.spokesmen else (user, call.sender)
 
 
 def usable(node: Node, number: int, call: Call) -> Record:
@@ -84,6 +114,23 @@ def usable(node: Node, number: int, call: Call) -> Record:
     return record
 
 
+def may_delete(node: Node, record: Record, call: Call) -> bool:
+    """Whether the caller may delete, label or move an object away: at a private worker, only its owner."""
+    return not node.private or record.owner == call.sender
+
+
+def require_writable(node: Node, record: Record, call: Call) -> None:
+    """Refuse to change, at a private worker, memory that is not the caller's: not by a view of it either.
+
+    Raises:
+        GetNotPermittedError: it is somebody else's.
+    """
+    if node.private and record.readers.keeper != call.sender:
+        raise GetNotPermittedError(
+            f"Object {record.number} of {node.id} is not {call.sender}'s to change. Change a copy: x.clone()."
+        )
+
+
 def may_read(record: Record, *names: str | None) -> bool:
     """Whether one of these may have the object's value."""
     return record.readers.include(*names) or any(name in record.released for name in names)
@@ -97,8 +144,8 @@ def readable(node: Node, number: int, call: Call, reason: str | None = None) -> 
         GetNotPermittedError: the policy does not allow it; with a reason, a request now waits for the owner.
     """
     record = usable(node, number, call)
-    user = call.user or call.sender
-    if may_read(record, user):
+    user = reader(node, call)
+    if all(may_read(record, name) for name in _askers(node, call)):
         return record
     refused = f"{user} may not have object {number} of {node.id}: its policy allows {_allowed(record)}."
     if reason is None:
@@ -106,7 +153,9 @@ def readable(node: Node, number: int, call: Call, reason: str | None = None) -> 
     request = node.desk.ask(record, user, reason)
     if request.state == "denied":
         raise GetNotPermittedError(f"{refused} The owner has denied request {request.number}.")
-    raise GetNotPermittedError(f"{refused} Request {request.number} waits for the owner's approval; get() again after it.")
+    raise GetNotPermittedError(
+        f"{refused} Request {request.number} waits for the owner's approval; get() again after it."
+    )
 
 
 def _allowed(record: Record) -> str:

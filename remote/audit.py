@@ -16,7 +16,7 @@ class Entry(NamedTuple):
         sender: id of who sent it.
         user: on whose behalf, if named.
         request: kind of message, with the operation or method.
-        objects: numbers of the objects it named.
+        objects: numbers of the objects it named, the first 100.
         outcome: "done", or the name of the error.
     """
 
@@ -26,6 +26,11 @@ class Entry(NamedTuple):
     request: str
     objects: tuple[int, ...]
     outcome: str
+
+
+_TEXT = 100
+_OBJECTS = 100
+"""How much of one request is remembered, so that nobody fills the memory with long ones."""
 
 
 class Audit:
@@ -45,6 +50,8 @@ class Audit:
     def note(self, call: Call, outcome: str) -> None:
         """Remember a request."""
         self.total += 1
+        call.request = call.request[:_TEXT]
+        del call.objects[_OBJECTS:], call.made[:]
         self._entries.append((time.time(), call, outcome))
 
     def __len__(self) -> int:
@@ -67,12 +74,14 @@ class Call:
         user: on whose behalf, if named.
         request: kind of message, with the operation or method once it is known.
         objects: numbers of the objects it named.
+        made: numbers of the objects that came to be.
     """
 
-    __slots__ = ("objects", "request", "sender", "user")
+    __slots__ = ("made", "objects", "request", "sender", "user")
 
     def __init__(self, sender: str) -> None:
         self.sender = sender
         self.user: str | None = None
         self.request = "?"
         self.objects: list[int] = []
+        self.made: list[int] = []

@@ -1,8 +1,10 @@
 """What torch's kernels take on trust from autograd, and a stranger must not be trusted with.
 
-Many backward kernels use saved indices and statistics, or the shape of a gradient, without looking at them again: indices
+Many backward kernels use saved indices and statistics, or the shape of a gradient, without looking at them again:
+indices
 out of range, or tensors of another size, would let them read or write other memory of the process. Each check here was
-put in because a run with memory guarded on both sides of every tensor found such an access, or because the kernel's text
+put in because a run with memory guarded on both sides of every tensor found such an access, or because the kernel's
+text
 shows one.
 
 Checks look at shapes, dtypes and public numbers; those of indices look at the smallest and the largest value.
@@ -57,6 +59,21 @@ def _require_range(index: Tensor, low: int, high: int, name: str, besides: int |
     _require(low <= int(smallest) and int(largest) < high, f"{name} outside of {low} ... {high - 1}")
 
 
+def _require_contiguous(*tensors: Tensor | None) -> None:
+    """For kernels that walk through memory without looking at strides."""
+    _require(
+        all(x is None or x.is_contiguous() for x in tensors), "tensors that are not contiguous; use x.contiguous()"
+    )
+
+
+def _require_dense(*tensors: Tensor) -> None:
+    """Likewise, where channels may come last."""
+    for x in tensors:
+        last = torch.channels_last if x.dim() == 4 else torch.channels_last_3d
+        known = x.is_contiguous() or (x.dim() in (4, 5) and x.is_contiguous(memory_format=last))
+        _require(known, "tensors that are not contiguous; use x.contiguous()")
+
+
 def _forward(overload: Any, *args: Any) -> tuple[int, ...]:
     """Shape of the first result of the forward operation."""
     form = signatures.results(overload, *args)[0]
@@ -78,8 +95,11 @@ def _adaptive_average3(grad: Tensor, self: Tensor) -> None:
 
 
 def _averaged(grad: Tensor, self: Tensor, places: int) -> None:
-    _require(self.dim() in (places + 1, places + 2) and grad.dim() == self.dim(), "a number of dimensions that is not pooled")
-    _require(self.numel() > 0 and grad.numel() > 0, "an empty input")
+    _require(
+        self.dim() in (places + 1, places + 2) and grad.dim() == self.dim(),
+        "a number of dimensions that is not pooled",
+    )
+    _require(0 not in [*self.shape[1:], *grad.shape[1:]], "an input without places")
     _require_shape(grad, [*self.shape[:-places], *grad.shape[-places:]], "The gradient")
     _require(grad.dtype == self.dtype, "a gradient of another dtype than the input")
 
@@ -96,10 +116,14 @@ def _adaptive_largest3(grad: Tensor, self: Tensor, indices: Tensor) -> None:
 
 def _pooled(grad: Tensor, self: Tensor, indices: Tensor, places: int) -> None:
     """Each index names a place of its own plane."""
-    _require(self.dim() in (places + 1, places + 2) and grad.dim() == self.dim(), "a number of dimensions that is not pooled")
+    _require(
+        self.dim() in (places + 1, places + 2) and grad.dim() == self.dim(),
+        "a number of dimensions that is not pooled",
+    )
     _require_shape(indices, grad.shape, "The tensor of indices")
     _require_shape(grad, [*self.shape[:-places], *grad.shape[-places:]], "The gradient")
     _require(indices.dtype == torch.int64 and grad.dtype == self.dtype, "indices or a gradient of another dtype")
+    _require_dense(grad, self, indices)
     _require_range(indices, 0, self.shape[-places:].numel(), "indices")
 
 
@@ -107,7 +131,11 @@ def _pooled(grad: Tensor, self: Tensor, indices: Tensor, places: int) -> None:
 def _largest2(
     grad: Tensor, self: Tensor, kernel: Any, stride: Any, padding: Any, dilation: Any, ceil: bool, indices: Tensor
 ) -> None:
-    _require_shape(grad, _forward(aten.max_pool2d_with_indices.default, self, kernel, stride, padding, dilation, ceil), "The gradient")
+    _require_shape(
+        grad,
+        _forward(aten.max_pool2d_with_indices.default, self, kernel, stride, padding, dilation, ceil),
+        "The gradient",
+    )
     _pooled(grad, self, indices, 2)
 
 
@@ -115,7 +143,11 @@ def _largest2(
 def _largest3(
     grad: Tensor, self: Tensor, kernel: Any, stride: Any, padding: Any, dilation: Any, ceil: bool, indices: Tensor
 ) -> None:
-    _require_shape(grad, _forward(aten.max_pool3d_with_indices.default, self, kernel, stride, padding, dilation, ceil), "The gradient")
+    _require_shape(
+        grad,
+        _forward(aten.max_pool3d_with_indices.default, self, kernel, stride, padding, dilation, ceil),
+        "The gradient",
+    )
     _pooled(grad, self, indices, 3)
 
 
@@ -157,7 +189,9 @@ def _require_channels(input: Tensor, *statistics: Tensor | None) -> None:
         _require_shape(x, [input.shape[1]], "A statistic or parameter of the channels")
 
 
-@_checks("native_batch_norm", "_native_batch_norm_legit", "_batch_norm_with_update", "_native_batch_norm_legit_no_training")
+@_checks(
+    "native_batch_norm", "_native_batch_norm_legit", "_batch_norm_with_update", "_native_batch_norm_legit_no_training"
+)
 def _batch_norm(input: Tensor, *rest: Any, **named: Any) -> None:
     given = [x for x in [*rest, *named.values()] if isinstance(x, Tensor)]
     _require_channels(input, *given)
@@ -204,6 +238,7 @@ def _group_norm(
     _require(input.numel() == n * c * places, "sizes that are not the input's")
     _require_shape(weight, [c], "The weight")
     _require_shape(bias, [c], "The bias")
+    _require_contiguous(weight, bias)
 
 
 @_checks("native_group_norm_backward")
@@ -215,6 +250,7 @@ def _group_norm_backward(
     _require_shape(grad, input.shape, "The gradient")
     _require_shape(mean, [n, group], "The mean")
     _require_shape(rstd, [n, group], "The deviation")
+    _require_contiguous(mean, rstd, grad, input)
 
 
 @_checks("_weight_norm_interface")
@@ -224,6 +260,7 @@ def _weight_norm(v: Tensor, g: Tensor, dim: int = 0) -> None:
     sizes[dim] = v.shape[dim]
     _require_shape(g, sizes, "The norm")
     _require(v.dtype == g.dtype, "a norm of another dtype")
+    _require_contiguous(v, g)
 
 
 @_checks("_weight_norm_interface_backward")
@@ -231,9 +268,16 @@ def _weight_norm_backward(grad: Tensor, v: Tensor, g: Tensor, norms: Tensor, dim
     _weight_norm(v, g, dim)
     _require_shape(grad, v.shape, "The gradient")
     _require_shape(norms, g.shape, "The saved norm")
+    _require_contiguous(grad, norms)
 
 
 # --------------------------------------------------------------------------------------- losses, softmax and distances
+
+
+@_checks("addbmm_")
+def _addbmm(self: Tensor, batch1: Tensor, batch2: Tensor, **_: Any) -> None:
+    """Torch would change the size of ``self``, of which whoever holds a pointer to it would not know."""
+    _require_shape(self, _forward(aten.addbmm.default, self, batch1, batch2), "What is written")
 
 
 @_checks("_log_softmax_backward_data", "_softmax_backward_data")
@@ -246,6 +290,14 @@ def _cdist_backward(grad: Tensor, x1: Tensor, x2: Tensor, p: float, cdist: Tenso
     shape = _forward(aten._cdist_forward.default, x1, x2, 2.0, None)
     _require_shape(grad, shape, "The gradient")
     _require_shape(cdist, shape, "The saved distance")
+
+
+@_checks("_pdist_backward")
+def _pdist_backward(grad: Tensor, self: Tensor, p: float, pdist: Tensor) -> None:
+    _require(self.numel() > 0 and pdist.numel() > 0, "an empty input")
+    shape = _forward(aten._pdist_forward.default, self, 2.0)
+    _require_shape(grad, shape, "The gradient")
+    _require_shape(pdist, shape, "The saved distance")
 
 
 def _require_classes(self: Tensor, target: Tensor, ignored: int | None = None) -> None:
@@ -276,7 +328,9 @@ def _multi_margin_backward(
 
 
 @_checks("multilabel_margin_loss_backward")
-def _multilabel_margin_backward(grad: Tensor, self: Tensor, target: Tensor, reduction: int, is_target: Tensor) -> None:
+def _multilabel_margin_backward(
+    grad: Tensor, self: Tensor, target: Tensor, reduction: int, is_target: Tensor
+) -> None:
     points = 1 if self.dim() < 2 else self.shape[0]
     _require_shape(target, self.shape, "The target")
     _require_shape(is_target, self.shape, "The saved mask")
@@ -309,7 +363,10 @@ def _require_scales(sizes: Sequence[int], output: Sequence[int], scales: Sequenc
     for size, wanted, scale in zip(sizes, output, scales, strict=False):
         _require(size > 0 and wanted > 0, "sizes below 1")
         if scale is not None:
-            _require(scale > 0 and wanted - 1 <= size * scale <= wanted + 2, f"a factor from {size} to {wanted} that is none")
+            _require(
+                scale > 0 and wanted - 1 <= size * scale <= wanted + 2,
+                f"a factor from {size} to {wanted} that is none",
+            )
 
 
 def _upsampling(places: int, corners: bool) -> Check:
@@ -327,7 +384,10 @@ def _upsampling(places: int, corners: bool) -> Check:
 
 def _upsampling_backward(places: int, corners: bool) -> Check:
     def check(grad: Tensor, output: Sequence[int], input: Sequence[int], *rest: Any) -> None:
-        _require(len(output) == places and len(input) == places + 2 and min(input) > 0, "a number of sizes that is not the input's")
+        _require(
+            len(output) == places and len(input) == places + 2 and min(input) > 0,
+            "a number of sizes that is not the input's",
+        )
         _require_scales(input[2:], output, rest[1:] if corners else rest)
         _require_shape(grad, [*input[:2], *output], "The gradient")
 
@@ -344,7 +404,7 @@ for _name, _places, _corners in (
     CHECKS[f"{_name}_backward"] = _upsampling_backward(_places, _corners)
 
 
-# ------------------------------------------------------------------------------------------- algebra, Fourier, attention
+# ---------------------------------------------------------------------------------------- algebra, Fourier, attention
 
 
 def _require_dimensions(self: Tensor, dims: Sequence[int]) -> None:
@@ -387,12 +447,16 @@ def _convolution_backward(
     grad: Tensor, input: Tensor, weight: Tensor, bias: list[int] | None, stride: Any, padding: Any, dilation: Any,
     transposed: bool, output_padding: Any, groups: int, mask: list[bool],
 ) -> None:  # fmt: skip
-    shape = _forward(aten.convolution.default, input, weight, None, stride, padding, dilation, transposed, output_padding, groups)
+    shape = _forward(
+        aten.convolution.default, input, weight, None, stride, padding, dilation, transposed, output_padding, groups
+    )
     _require_shape(grad, shape, "The gradient")
 
 
 @_checks("_scaled_dot_product_flash_attention_for_cpu")
-def _attention(query: Tensor, key: Tensor, value: Tensor, *_: Any, attn_mask: Tensor | None = None, **__: Any) -> None:
+def _attention(
+    query: Tensor, key: Tensor, value: Tensor, *_: Any, attn_mask: Tensor | None = None, **__: Any
+) -> None:
     _require(query.dim() == key.dim() == value.dim() == 4, "operands without batch, heads, places and features")
     _require_shape(value, key.shape, "The value")
     _require_shape(query, [*key.shape[:2], query.shape[2], key.shape[3]], "The query")
@@ -415,6 +479,19 @@ def _attention_backward(
     _require_shape(grad, query.shape, "The gradient")
     _require_shape(logsumexp, query.shape[:3], "The saved sum")
     _require(grad.dtype == out.dtype == query.dtype, "operands of several dtypes")
+
+
+@_checks("random_")
+def _random(self: Tensor, *bounds: int | None, **_: Any) -> None:
+    """At the ends of the range torch's search for the nearest number it can draw never ends."""
+    _require(all(bound is None or abs(bound) < (1 << 63) - 1 for bound in bounds), "bounds beyond 2**63 - 2")
+
+
+@_checks("view_as_real")
+def _view_as_real(self: Tensor) -> None:
+    _require(
+        not self.is_conj(), "a conjugate that was not written out; use torch.conj_physical(x) instead of x.conj()"
+    )
 
 
 @_checks("view", "view_copy")

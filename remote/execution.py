@@ -7,22 +7,26 @@ silent, when the caller may not read its operands.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from sharetorch.mpc.errors import GetNotPermittedError, MalformedRequestError, RemoteOperationError, ShareTorchError
+from sharetorch.mpc.errors import (
+    GetNotPermittedError,
+    MalformedRequestError,
+    RemoteOperationError,
+    ShareTorchError,
+    UnsupportedDtypeError,
+)
 from sharetorch.remote import limits, operators
-from sharetorch.remote.access import usable
+from sharetorch.remote.access import reader, require_writable, usable
 from sharetorch.remote.audit import Call
 from sharetorch.remote.messages import Execute, Made, Meta
 from sharetorch.remote.node import Node, handles
-from sharetorch.remote.objects import Readers, Record, common_readers, storage_of
+from sharetorch.remote.objects import Readers, Record, common_readers, dtype_name, memory_of, storage_of
 from sharetorch.remote.operators import Operator
-from sharetorch.remote.wire import Ref
-
+from sharetorch.remote.wire import DTYPES, Ref
 
 _LITERALS = frozenset({int, float, bool, str, complex, type(None)})
 
@@ -66,12 +70,16 @@ class Operands:
             return self.tensor(value)
         if kind is list:
             return [self.resolve(part, operator, place) for part in value]
+        if value is None:
+            operator.require_given(place)
         if kind in _LITERALS or isinstance(value, (torch.dtype, torch.memory_format, torch.layout, torch.device)):
             return value
         if kind is Tensor and not value.dim():  # the 5 of x[i] = 5, of which torch makes a tensor
             operator.require_place(place)
             return value
-        raise MalformedRequestError(f"{operator.name} cannot take a {kind.__name__}; send() tensors first and name them.")
+        raise MalformedRequestError(
+            f"{operator.name} cannot take a {kind.__name__}; send() tensors first and name them."
+        )
 
     def restriction(self) -> frozenset[str] | None:
         """Who may read all operands; None is everybody."""
@@ -84,14 +92,12 @@ class Operands:
         """The object whose value this very tensor is."""
         return next((record for record in self.records if record.value is value), None)
 
-    def readers_for(self, result: Tensor, restriction: frozenset[str] | None) -> Readers | None:
-        """Readers of a result: those of the operand it is a view of, else who may read all operands."""
+    def base_of(self, result: Tensor) -> Record | None:
+        """The operand whose memory a result shares."""
         storage = storage_of(result)
-        for record in self.records:
-            if storage_of(record.value) == storage:
-                record.readers.narrow(restriction)
-                return record.readers
-        return None if restriction is None else Readers(restriction)
+        if storage is None:
+            return None
+        return next((record for record in self.records if storage_of(record.value) == storage), None)
 
 
 @handles(Execute)
@@ -110,67 +116,134 @@ def run(
 ) -> Made:
     """Check, run and keep the results of an operation."""
     restriction = operands.restriction()
-    reader = call.user or call.sender
-    hidden = restriction is not None and reader not in restriction
-    if hidden and operator.tells:
-        raise GetNotPermittedError(
-            f"{operator.name} gives a number of results that depends on values {reader} may not read. Use a mask or "
-            "torch.where instead."
-        )
-    limits.check(node, operator, args, kwargs)
-    result = compute(operator, args, kwargs, hidden, node.id)
-    for value in operator.written(args, kwargs):
-        record = operands.holder_of(value)
-        if record is not None:
-            record.readers.narrow(restriction)
-    several = isinstance(result, (list, tuple))
-    metas = [_keep(node, value, operands, restriction, call) for value in _results(result)]
-    return Made(metas, "several" if several else "one")
+    hidden = restriction is not None and reader(node, call) not in restriction
+    if node.private:
+        for value in operator.written(args, kwargs):
+            record = operands.holder_of(value)
+            if record is not None:
+                require_writable(node, record, call)
+    result = perform(node, operator, args, kwargs, hidden)
+    if operator.writes:
+        _note_writes(node, operator, args, kwargs, operands, restriction)
+    if not isinstance(result, (list, tuple)):
+        return Made([_keep(node, result, operands, restriction, call)], "one")
+    return Made(_keep_all(node, result, operands, restriction, call), "several")
 
 
-def compute(operator: Operator, args: list[Any], kwargs: dict[str, Any], hidden: bool, name: str) -> Any:
-    """Run an operation on values.
+def perform(node: Node, operator: Operator, args: list[Any], kwargs: dict[str, Any], hidden: bool) -> Any:
+    """Run an operation on values with every check, without keeping anything.
+
+    Args:
+        node: whose limits hold.
+        operator: of the list.
+        args: tensors and numbers.
+        kwargs: likewise.
+        hidden: whether the caller may not read some operand.
 
     Raises:
+        GetNotPermittedError: the shape of a result would tell of hidden values.
+        LimitExceededError: the results would be too large.
         RemoteOperationError: it failed and the reason might tell something of hidden values.
         Exception: what torch raises, if nothing is hidden.
     """
+    if hidden and operator.reveals(args, kwargs):
+        raise GetNotPermittedError(
+            f"{operator.name} tells a number that depends on values you may not read. Use a mask or "
+            "torch.where instead."
+        )
     try:
-        operator.validate(args, kwargs)
-        # Without no_grad(): objects never require gradients, and some kernels keep what backward needs only with it off.
-        result = operator.overload(*args, **kwargs)
-        if operator.uninitialised:
-            result.zero_()
-        return result
+        limits.check(node, operator, args, kwargs)
+        return compute(operator, args, kwargs)
     except ShareTorchError:
         raise
     except Exception as error:
         if not hidden:
             raise
         raise RemoteOperationError(
-            f"{operator.name} failed at {name} with a {type(error).__name__}; its text stays there, for it may quote values "
-            "you may not read. Check shapes and indices."
+            f"{operator.name} failed at {node.id} with a {type(error).__name__}; its text stays there, "
+            "for it may quote "
+            "values you may not read. Check shapes and indices."
         ) from None
 
 
-def _results(result: Any) -> Iterator[Any]:
-    if isinstance(result, (list, tuple)):
-        yield from result
-    else:
-        yield result
+def compute(operator: Operator, args: list[Any], kwargs: dict[str, Any]) -> Any:
+    """Run an operation on values.
+
+    Raises:
+        MalformedRequestError: arguments that torch's kernel would trust, wrongly.
+        Exception: what torch raises.
+    """
+    operator.validate(args, kwargs)
+    with torch.no_grad():
+        result = operator.run(*args, **kwargs)
+        if operator.uninitialised:
+            memory = memory_of(result)
+            if memory is not None:
+                memory.fill_(0)  # type: ignore[attr-defined]  # also what lies between the elements of a strided tensor
+    return result
 
 
-def _keep(
-    node: Node, value: Any, operands: Operands, restriction: frozenset[str] | None, call: Call
-) -> Meta | None:
+def _note_writes(
+    node: Node, operator: Operator, args: list[Any], kwargs: dict[str, Any], operands: Operands,
+    restriction: frozenset[str] | None,
+) -> None:  # fmt: skip
+    """What was written is as secret as what was written into it."""
+    for value in operator.written(args, kwargs):
+        record = operands.holder_of(value)
+        if record is None:
+            continue
+        record.readers.narrow(restriction)
+        if operator.base == "set_":
+            base = next((other for other in operands.records if other is not record), None)
+            record.readers = Readers(restriction) if base is None else base.readers
+            record.readers.narrow(restriction)
+            node.objects.moved(record)
+
+
+def _keep_all(
+    node: Node, results: Any, operands: Operands, restriction: frozenset[str] | None, call: Call
+) -> list[Meta | None]:
+    """Hold all results, or none."""
+    before = len(call.made)
+    try:
+        return [_keep(node, value, operands, restriction, call) for value in results]
+    except Exception:
+        for number in call.made[before:]:
+            node.objects.pop(number, None)
+        raise
+
+
+def _keep(node: Node, value: Any, operands: Operands, restriction: frozenset[str] | None, call: Call) -> Meta | None:
     """Hold one result; what was written in place is held already."""
     if value is None:
         return None
     if not isinstance(value, Tensor):
         raise GetNotPermittedError(
-            f"The operation gives a {type(value).__name__}, not a tensor; fetch the tensor with get() and ask it locally."
+            f"The operation gives a {type(value).__name__}, not a tensor; fetch the tensor with get() "
+            "and ask it locally."
         )
     held = operands.holder_of(value)
     if held is not None:
         return held.meta()
-    return node.keep(value, call.sender, operands.readers_for(value, restriction)).meta()
+    if value.layout is not torch.strided or dtype_name(value.dtype) not in DTYPES:
+        raise UnsupportedDtypeError(
+            f"The operation gives a tensor of dtype {value.dtype}, {value.layout}; workers hold dense ones."
+        )
+    limits.require_fit(node, value)
+    base = operands.base_of(value)
+    if base is not None:
+        base.readers.narrow(restriction)
+        record = node.keep(value, call.sender, base.readers)
+    else:
+        record = node.keep(_alone(value), call.sender, None if restriction is None else Readers(restriction))
+    call.made.append(record.number)
+    return record.meta()
+
+
+def _alone(value: Tensor) -> Tensor:
+    """A result whose memory holds nothing else: kernels return parts of larger memory at times, as it was left by
+    others."""
+    memory = memory_of(value)
+    if memory is None or memory.nbytes() <= value.numel() * value.element_size():
+        return value
+    return value.clone()

@@ -29,7 +29,7 @@ _ENOUGH = 1 << 62
 
 UNBOUND = {
     "arange", "block_diag", "cholesky_inverse", "diag_embed", "eye", "linalg_lu", "linalg_lu_factor", "linalg_lu_factor_ex",
-    "linalg_qr", "_linalg_svd", "_linalg_eigh", "lu_unpack", "_pdist_forward", "histogram",
+    "linalg_qr", "_linalg_svd", "_linalg_eigh", "lu_unpack", "_pdist_forward",
 }  # fmt: skip
 """Operations whose results may exceed the product; those that take factors as real numbers are added by name."""
 
@@ -40,15 +40,36 @@ def check(node: Node, operator: Operator, args: list[Any], kwargs: dict[str, Any
     Views take no memory; ``require_fit`` looks at their size when they are kept.
 
     Raises:
-        LimitExceededError: a result would be larger than ``object_bytes``, or all together than what ``store_bytes`` leaves.
+        LimitExceededError: a result would be larger than ``object_bytes``, or all together than what ``store_bytes``
+        leaves.
         Exception: what torch raises for operands that do not fit.
     """
+    if operator.several:
+        _check_count(node, operator, args, kwargs)
     if operator.view:
         return
     room = min(node.limits.object_bytes, node.limits.store_bytes - node.objects.bytes)
     if operator.bounded and _product(args) * _product(kwargs.values()) * _ELEMENT <= room:
         return
     _check_exactly(node, operator, args, kwargs)
+
+
+def _check_count(node: Node, operator: Operator, args: list[Any], kwargs: dict[str, Any]) -> None:
+    """Parts of a tensor are objects, even where they take no memory."""
+    count = PARTS.get(operator.base)
+    if count is None:
+        return
+    placed, _ = operator.placed(args, kwargs)
+    try:
+        parts = count(*placed)
+    except (TypeError, AttributeError, IndexError, ZeroDivisionError):
+        return  # torch says what is wrong
+    room = node.limits.objects - len(node.objects)
+    if parts > min(room, _PARTS):
+        raise LimitExceededError(
+            f"{operator.name} would give {parts} tensors; {node.id} makes up to {_PARTS} at once and "
+            f"has room for {room} objects."
+        )
 
 
 def _product(values: Any) -> int:
@@ -83,7 +104,9 @@ def _own(operator: Operator, bound: Callable[..., int], args: list[Any], kwargs:
     try:
         return bound(*placed, **named)
     except (TypeError, AttributeError, IndexError) as error:
-        raise MalformedRequestError(f"Arguments {operator.name} does not take: {operator.overload._schema}.") from error
+        raise MalformedRequestError(
+            f"Arguments {operator.name} does not take: {operator.overload._schema}."
+        ) from error
 
 
 def _tried(node: Node, operator: Operator, args: list[Any], kwargs: dict[str, Any]) -> list[int]:
@@ -92,8 +115,10 @@ def _tried(node: Node, operator: Operator, args: list[Any], kwargs: dict[str, An
         forms = signatures.results(operator.overload, *args, **kwargs)
     except NotImplementedError as error:
         raise LimitExceededError(
-            f"How large the results of {operator.name} would be cannot be told beforehand, and by the sizes of its operands "
-            f"they might exceed what {node.id} allows ({node.limits.object_bytes} bytes for an object). Use smaller operands."
+            f"How large the results of {operator.name} would be cannot be told beforehand, and by the "
+            "sizes of its operands "
+            f"they might exceed what {node.id} allows ({node.limits.object_bytes} bytes for an object). "
+            "Use smaller operands."
         ) from error
     except Exception:
         if operator.in_place:
@@ -104,7 +129,8 @@ def _tried(node: Node, operator: Operator, args: list[Any], kwargs: dict[str, An
 
 def _too_large(node: Node, what: str, size: int) -> LimitExceededError:
     return LimitExceededError(
-        f"{what} would give {size} bytes; {node.id} holds up to {node.limits.object_bytes} in one object. Work in parts."
+        f"{what} would give {size} bytes; {node.id} holds up to {node.limits.object_bytes} in one "
+        "object. Work in parts."
     )
 
 
@@ -116,7 +142,8 @@ def require_room(node: Node, size: int, what: str) -> None:
     """
     if size > node.limits.store_bytes - node.objects.bytes:
         raise LimitExceededError(
-            f"{what} needs {size} bytes; {node.id} holds {node.objects.bytes} of {node.limits.store_bytes} already. Delete "
+            f"{what} needs {size} bytes; {node.id} holds {node.objects.bytes} of "
+            f"{node.limits.store_bytes} already. Delete "
             "objects first."
         )
 
@@ -133,7 +160,7 @@ def require_fit(node: Node, value: Any) -> None:
             raise _too_large(node, f"A tensor of shape {list(value.shape)}", size)
 
 
-# ------------------------------------------------------------------------------------------ results that depend on values
+# -------------------------------------------------------------------------------------- results that depend on values
 
 
 def _bytes(x: Tensor) -> int:
@@ -184,6 +211,20 @@ def _lstsq(self: Tensor, b: Tensor, *_: Any, **__: Any) -> int:
     return 3 * batches * rows * (columns + (self.shape[-1] if self.dim() else 1)) * self.element_size()
 
 
+def _histogram(self: Tensor, bins: Any, *_: Any, **__: Any) -> int:
+    count = bins.numel() if isinstance(bins, Tensor) else max(bins, 0)
+    return 2 * (count + 1) * self.element_size()
+
+
+def _grid(self: Tensor, bins: list[Any], *_: Any, **__: Any) -> int:
+    count = 1
+    for size in bins:
+        count *= size.numel() if isinstance(size, Tensor) else max(size, 0) + 1
+    return (
+        count + sum(size.numel() if isinstance(size, Tensor) else size + 1 for size in bins)
+    ) * self.element_size()
+
+
 def _like_second(grad: Tensor, self: Tensor, *_: Any, **__: Any) -> int:
     return _bytes(self)
 
@@ -200,13 +241,35 @@ OWN: dict[str, Callable[..., int]] = {
     "one_hot": _one_hot,
     "geqrf": _geqrf,
     "linalg_lstsq": _lstsq,
+    "histogram": _histogram,
+    "_histogramdd_bin_edges": _grid,
+    "_histogramdd_from_bin_cts": _grid,
+    "_histogramdd_from_bin_tensors": _grid,
     "multi_margin_loss_backward": _like_second,
     "multilabel_margin_loss_backward": _like_second,
 }
 """Bytes of all results, at most, for operations that torch cannot try without values; by name."""
 
 
-# ---------------------------------------------------------------------------------------- memory that is taken for a while
+# ----------------------------------------------------------------------------------- memory that is taken for a while
+
+
+_PARTS = 100_000
+
+
+def _by_size(self: Tensor, size: int | list[int], dim: int = 0) -> int:
+    return len(size) if isinstance(size, list) else int(-(-self.shape[dim] // size))
+
+
+PARTS: dict[str, Callable[..., int]] = {
+    "unbind": lambda self, dim=0: self.shape[dim],
+    "unbind_copy": lambda self, dim=0: self.shape[dim],
+    "split": _by_size,
+    "split_copy": _by_size,
+    "unsafe_split": _by_size,
+    "unsafe_chunk": lambda self, chunks, dim=0: chunks,
+}
+"""How many tensors an operation gives, by name."""
 
 
 def _columns(args: list[Any]) -> int:
@@ -217,10 +280,22 @@ def _columns(args: list[Any]) -> int:
     return windows * places * x.element_size()
 
 
-_PASSING: dict[str, Callable[[list[Any]], int]] = {"convolution": _columns, "convolution_backward": _columns}
+def _gamma(args: list[Any]) -> int:
+    return _bytes(args[0]) * abs(int(args[1]))
+
+
+_PASSING: dict[str, Callable[[list[Any]], int]] = {
+    "convolution": _columns,
+    "convolution_backward": _columns,
+    "mvlgamma": _gamma,
+    "mvlgamma_": _gamma,
+}
 
 
 def _passing(operator: Operator, args: list[Any]) -> int:
     """Bytes an operation takes besides its results, where that is much."""
     needs = _PASSING.get(operator.base)
-    return 0 if needs is None else needs(args)
+    try:
+        return 0 if needs is None else needs(operator.placed(args, {})[0])
+    except (TypeError, AttributeError, IndexError):
+        return 0  # torch says what is wrong

@@ -5,12 +5,19 @@ from __future__ import annotations
 import time
 from typing import Any
 
+import torch
+
 from sharetorch.remote import wire
 from sharetorch.remote.messages import Execute, Failed, Forget, Message, Reply
 from sharetorch.remote.node import Node, error_of
 
 _FORGOTTEN_AT_ONCE = 16
 """Deletions that travel in one message: a message for each would cost a fifth of the time of an operation."""
+
+_AFRESH = (torch._C._dispatch_tls_local_include_set(), torch._C._dispatch_tls_local_exclude_set())
+"""How torch dispatches outside of any operation. A request is sent from inside one, where torch passes over the kernels
+that look at a tensor's conjugate and negative bits; a worker of this process must compute as one of another process
+does."""
 
 
 class MemoryLink:
@@ -47,7 +54,8 @@ class MemoryLink:
             self.flush()
         data = wire.encode(message)
         self._wait()
-        answer = self.worker.receive(data, self.owner.id)
+        with torch._C._ForceDispatchKeyGuard(*_AFRESH):
+            answer = self.worker.receive(data, self.owner.id)
         self.sent += 1
         self.bytes_sent += len(data)
         self.bytes_received += len(answer)

@@ -174,12 +174,14 @@ class Release(Message, frozen=True, tag="release"):
     users: list[str]
 
 
-class Train(Message, frozen=True, tag="train"):
-    """Train a model the worker holds on one of its data sets. Reply: ``Values`` with the last loss.
+class Train(Message, tag="train"):
+    """Train a model the worker holds on one of its data sets. Reply: ``Values`` with the last loss (None if the caller may
+    not have it) and an empty list; or with None and the forms of batches for which graphs are missing, with nothing done.
 
     Attributes:
         config: number of the training settings.
         dataset: key of the data set.
+        options: "steps": graphs for forms that were missing; "user": on whose behalf.
     """
 
     config: int
@@ -187,8 +189,14 @@ class Train(Message, frozen=True, tag="train"):
     options: dict[str, Any] = {}
 
 
-class Evaluate(Message, frozen=True, tag="evaluate"):
-    """Evaluate a model on one of the worker's data sets. Reply: ``Values`` with the figures."""
+class Evaluate(Message, tag="evaluate"):
+    """Evaluate a model on one of the worker's data sets. Reply: ``Values`` with the figures and an empty list, or as ``Train``.
+
+    Attributes:
+        config: number of the training settings.
+        dataset: key of the data set.
+        options: as for ``Train``; "wanted": which figures.
+    """
 
     config: int
     dataset: str

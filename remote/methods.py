@@ -10,12 +10,13 @@ from torch import Tensor
 from sharetorch.mpc.errors import GetNotPermittedError, InvalidTensorForRemoteGet, OperationNotAllowedError
 from sharetorch.mpc.tensor.fixed_precision import FixedPrecisionTensor, fix_precision
 from sharetorch.mpc.tensor.shared import SharedTensor
-from sharetorch.remote.access import may_read, usable
+from sharetorch.remote.access import may_delete, may_read, usable
 from sharetorch.remote.audit import Call
-from sharetorch.remote.messages import Invoke, Made
+from sharetorch.remote.messages import Fetch, Invoke, Made
 from sharetorch.remote.node import Node, handles, made
 from sharetorch.remote.objects import Readers, Record
-from sharetorch.remote.pointer import PointerTensor
+from sharetorch.remote.pointer import PointerTensor, pointer_to
+from sharetorch.remote.serving import parcel
 
 Method = Callable[..., Any]
 
@@ -77,8 +78,9 @@ def _get(node: Node, record: Record, call: Call) -> Tensor:
     """Fetch what a pointer of this node points to."""
     if not isinstance(record.value, PointerTensor):
         raise InvalidTensorForRemoteGet(f"Object {record.number} of {node.id} is no pointer; get() fetches it.")
-    value = record.value.get()
-    del node.objects[record.number]
+    value = record.value.get(user=call.sender)
+    if may_delete(node, record, call):
+        del node.objects[record.number]
     return value
 
 
@@ -87,9 +89,11 @@ def _send(node: Node, record: Record, call: Call, worker: str) -> Tensor:
     """Send a tensor of this node on, and keep a pointer to it."""
     if not may_read(record, worker):
         raise GetNotPermittedError(f"{worker} may not have object {record.number} of {node.id}.")
-    sent: Tensor = record.value.send(node.link(worker).worker, owner=node)
-    del node.objects[record.number]
-    return sent
+    link = node.link(worker)
+    (meta,) = link.request(parcel(record, numbered=False)).results
+    if may_delete(node, record, call):
+        del node.objects[record.number]
+    return pointer_to(meta, link)
 
 
 @method("share")
@@ -103,6 +107,9 @@ def _share(
             f"{user} may not have object {record.number} of {node.id}, so it may not have it shared either: "
             "whoever holds the handle can open it."
         )
+    if isinstance(record.value, PointerTensor):
+        claim = record.value.handle
+        claim.link.request(Fetch([claim.number], False, user, None, True))  # raises if the user may not have it there
     members = [node.link(name).worker if name != node.id else node for name in parties]
     provider = None if crypto_provider is None else node.link(crypto_provider).worker
     shared: Tensor = record.value.share(*members, crypto_provider=provider, **options)

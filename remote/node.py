@@ -13,7 +13,13 @@ from typing import Any, Protocol, TypeVar
 from torch import Tensor
 
 from sharetorch.mpc import errors
-from sharetorch.mpc.errors import LimitExceededError, ObjectNotFoundError, RemoteOperationError, ShareTorchError
+from sharetorch.mpc.errors import (
+    LimitExceededError,
+    MalformedRequestError,
+    ObjectNotFoundError,
+    RemoteOperationError,
+    ShareTorchError,
+)
 from sharetorch.mpc.session import new_id
 from sharetorch.remote import wire
 from sharetorch.remote.access import Desk
@@ -82,6 +88,7 @@ class Node:
         datasets: data sets by key.
         desk: requests that wait for the owner.
         audit: the requests it was sent.
+        spokesmen: senders whose word counts when a request names a user; by itself only the driver of this process.
     """
 
     def __init__(self, id: str, private: bool = False, limits: Limits | None = None) -> None:
@@ -93,6 +100,7 @@ class Node:
         self.datasets: dict[str, Any] = {}
         self.desk = Desk()
         self.audit = Audit()
+        self.spokesmen = frozenset({"me"})
         self._links: dict[str, Link] = {}
         self._decoder = wire.Decoder(Request, self)
 
@@ -144,12 +152,20 @@ class Node:
             LimitExceededError: the node holds too many objects.
         """
         number = new_id() if number is None else number
+        if not 0 <= number < 1 << 63:
+            raise MalformedRequestError(f"{number} is no number of an object; they are from 0 to 2**63 - 1.")
         if number in self.objects:
             raise ObjectNotFoundError(f"{self.id} holds an object {number} already; choose another number.")
         if len(self.objects) >= self.limits.objects:
             raise LimitExceededError(f"{self.id} holds {len(self.objects)} objects, its limit. Delete some first.")
         record = Record(number, value, owner, readers or self.default_readers(owner))
         self.objects[number] = record
+        if self.objects.bytes > self.limits.store_bytes:
+            del self.objects[number]
+            raise LimitExceededError(
+                f"{self.id} holds {self.objects.bytes} bytes, and no further object fits. Delete some "
+                "first."
+            )
         return record
 
     def default_readers(self, owner: str) -> Readers:

@@ -20,12 +20,14 @@ class Readers:
 
     Attributes:
         names: ids of users and workers; None is everybody.
+        keeper: id of who put the memory there, and may change it at a private worker.
     """
 
-    __slots__ = ("names",)
+    __slots__ = ("keeper", "names")
 
     def __init__(self, names: frozenset[str] | None = None) -> None:
         self.names = names
+        self.keeper: str | None = None
 
     def include(self, *names: str | None) -> bool:
         """Whether one of these may read."""
@@ -57,6 +59,7 @@ class Record:
         self.value = value
         self.owner = owner
         self.readers = readers
+        readers.keeper = readers.keeper or owner
         self.released: frozenset[str] = frozenset()
         self.tags: tuple[str, ...] = ()
         self.description: str | None = None
@@ -170,7 +173,7 @@ class Objects(dict[int, Record]):
         super().__delitem__(number)
         self._give_up(number)
 
-    def pop(self, number: int, *default: Any) -> Any:  # type: ignore[override]
+    def pop(self, number: int, *default: Any) -> Any:
         """Take an object out."""
         record = super().pop(number, *default)
         self._give_up(number)

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from sharetorch.mpc.errors import MalformedRequestError, OperationNotAllowedError
-from sharetorch.remote import checks
+from sharetorch.remote import checks, recurrent
 from sharetorch.remote.limits import OWN, UNBOUND
 from sharetorch.remote.whitelist import ALLOWED
 
@@ -25,10 +25,6 @@ UNINITIALISED = {
 """Operations that hand out memory as it was left by others: the worker fills it with zeros."""
 
 _Tells = Callable[..., bool]
-
-
-def _always(*args: Any, **kwargs: Any) -> bool:
-    return True
 
 
 def _by_mask(self: Tensor, indices: list[Any], *_: Any, **__: Any) -> bool:
@@ -46,26 +42,31 @@ def _too_few(self: Tensor, mask: Tensor, source: Tensor) -> bool:
     return source.numel() < self.numel()
 
 
-TELLING: dict[str, _Tells] = {
-    **dict.fromkeys(
-        (
-            "nonzero", "masked_select", "unique_dim", "unique_consecutive", "_unique", "_unique2", "bincount",
-            "repeat_interleave", "one_hot",
-        ),
-        _always,
-    ),
+TELLING = {
+    "nonzero", "masked_select", "unique_dim", "unique_consecutive", "_unique", "_unique2", "bincount", "repeat_interleave",
+    "one_hot", "linalg_lstsq",
+}  # fmt: skip
+"""Operations whose results have a shape that depends on values."""
+
+TELLING_AT_TIMES: dict[str, _Tells] = {
     "index": _by_mask,
     "index_put": _put_by_mask,
     "index_put_": _put_by_mask,
     "masked_scatter": _too_few,
     "masked_scatter_": _too_few,
-}  # fmt: skip
-"""Operations from whose results, or from whose success, a number that depends on values can be read at once."""
+}
+"""Operations that tell a number of results, or whether it fits, for such arguments only."""
 
 WRITES_UNTOLD: dict[str, tuple[str, ...]] = {
     "native_batch_norm": ("running_mean", "running_var"),
 }
 """Arguments that are written although the schema does not say so."""
+
+RUNS: dict[str, Callable[..., Any]] = {
+    "mkldnn_rnn_layer": recurrent.layer,
+    "mkldnn_rnn_layer_backward": recurrent.layer_backward,
+}
+"""What is run instead of torch's own kernel."""
 
 _COPIES_AT_TIMES = {"reshape", "contiguous"}
 """Operations whose schema promises a view, and that may copy."""
@@ -80,13 +81,17 @@ class Operator(NamedTuple):
     Attributes:
         name: such as "aten.mul.Tensor".
         base: such as "mul".
-        overload: what torch runs.
+        overload: torch's own, with its schema.
+        run: what is run.
         tensors: places, and names, of the arguments that may be tensors.
+        required: those among them that cannot be left out.
         writes: place and name of the arguments it changes.
         uninitialised: whether the result's memory comes as it is.
-        tells: whether, of such arguments, a number that depends on values can be read at once; None if never.
+        tells: whether a result's shape depends on values.
+        tells_of: whether it does so for these arguments; None if that depends on the operation alone.
         checks: what must hold of the arguments, where torch's kernel does not check it itself.
         view: whether it never takes memory.
+        several: whether it gives a list of tensors.
         in_place: whether its result is its first argument.
         bounded: whether results have no more elements than the product of what they are made from.
     """
@@ -94,12 +99,16 @@ class Operator(NamedTuple):
     name: str
     base: str
     overload: Any
+    run: Callable[..., Any]
     tensors: frozenset[int | str]
+    required: frozenset[int | str]
     writes: tuple[tuple[int, str], ...]
     uninitialised: bool
-    tells: _Tells | None
+    tells: bool
+    tells_of: _Tells | None
     checks: checks.Check | None
     view: bool
+    several: bool
     in_place: bool
     bounded: bool
 
@@ -112,12 +121,22 @@ class Operator(NamedTuple):
             elif value is not None:
                 yield value
 
+    def reveals(self, args: list[Any], kwargs: dict[str, Any]) -> bool:
+        """Whether a number that depends on values could be read from the shape of a result, or from whether it
+        works."""
+        if self.tells_of is None:
+            return self.tells
+        placed, named = self.placed(args, kwargs)
+        return self.tells_of(*placed, **named)
+
     def validate(self, args: list[Any], kwargs: dict[str, Any]) -> None:
         """Check what torch's kernel does not check itself.
 
         Raises:
             MalformedRequestError: arguments the kernel would read or write outside of tensors with.
         """
+        if "out" in kwargs:
+            self._require_out(args, kwargs)
         if self.checks is None:
             return
         placed, named = self.placed(args, kwargs)
@@ -125,6 +144,16 @@ class Operator(NamedTuple):
             self.checks(*placed, **named)
         except (TypeError, AttributeError, IndexError) as error:
             raise MalformedRequestError(f"Arguments {self.name} does not take: {self.overload._schema}.") from error
+
+    def _require_out(self, args: list[Any], kwargs: dict[str, Any]) -> None:
+        """What is written has the size of the result already."""
+        out = kwargs["out"]
+        operands = [x for x in [*args, *kwargs.values()] if isinstance(x, Tensor) and x is not out]
+        wanted = torch.broadcast_shapes(*[x.shape for x in operands])
+        if not isinstance(out, Tensor) or out.shape != wanted:
+            raise MalformedRequestError(
+                f"{self.name} needs out= of shape {list(wanted)}; make it with torch.empty first."
+            )
 
     def placed(self, args: list[Any], kwargs: dict[str, Any]) -> tuple[list[Any], dict[str, Any]]:
         """The same arguments, in their places where the schema gives them one; what was left out has its default.
@@ -141,6 +170,15 @@ class Operator(NamedTuple):
         if len(args) > len(arguments):
             raise MalformedRequestError(f"{self.name} takes {len(arguments)} arguments, not {len(args)}.")
         return placed, named
+
+    def require_given(self, place: int | str) -> None:
+        """Refuse None where a tensor belongs: some kernels look at it without asking whether it is there.
+
+        Raises:
+            MalformedRequestError: the argument is not optional by the operation's schema.
+        """
+        if place in self.required:
+            raise MalformedRequestError(f"{self.name} needs a tensor for argument {place}, not None.")
 
     def require_place(self, place: int | str) -> None:
         """Refuse a tensor where a number belongs: torch would read its value, and sizes are public.
@@ -185,7 +223,7 @@ def find(name: str) -> Operator:
     if operator is None:
         base, overload = _parts(name)
         packet = getattr(torch.ops.aten, base)
-        forms = [form for form in packet.overloads() if _serves(getattr(packet, form)._schema)]
+        forms = [form for form in packet.overloads() if _serves(getattr(packet, form))]
         if overload not in forms:
             raise _no_form(base, overload, forms)
         operator = _operator(f"aten.{base}.{overload}", base, getattr(packet, overload))
@@ -201,11 +239,16 @@ def _no_form(base: str, overload: str, forms: list[str]) -> OperationNotAllowedE
     return OperationNotAllowedError(f"{base} has no form {overload[:80]!r}; it has {', '.join(forms)}.")
 
 
-def _serves(schema: Any) -> bool:
-    """Whether a form of an operation takes what a message can hold, gives tensors, and leaves the size of memory alone."""
+def _serves(form: Any) -> bool:
+    """Whether a form of an operation takes what a message can hold, gives tensors, and leaves the size of memory alone.
+
+    With ``out=`` torch gives ``out`` the size of the result. For operations element by element, that size is known here
+    before; others are not run with it.
+    """
+    schema, pointwise = form._schema, torch.Tag.pointwise in form.tags
     for argument in schema.arguments:
         written = argument.alias_info is not None and argument.alias_info.is_write
-        if written and argument.kwarg_only:
+        if written and argument.kwarg_only and not (pointwise and argument.name == "out"):
             return False
         if any(word in str(argument.type) for word in _FOREIGN) and "Optional" not in str(argument.type):
             return False
@@ -224,24 +267,31 @@ def _operator(name: str, base: str, overload: Any) -> Operator:
     arguments, returns = overload._schema.arguments, overload._schema.returns
     untold = WRITES_UNTOLD.get(base, ())
     tensors: set[int | str] = set()
+    required: set[int | str] = set()
     for place, argument in enumerate(arguments):
         if "Tensor" in str(argument.type):
             tensors |= {place, argument.name}
+        if str(argument.type) in ("Tensor", "List[Tensor]"):
+            required |= {place, argument.name}
     return Operator(
         name,
         base,
         overload,
+        RUNS.get(base, overload),
         frozenset(tensors),
+        frozenset(required),
         tuple(
             (place, argument.name)
             for place, argument in enumerate(arguments)
             if argument.name in untold or _is_write(argument.alias_info)
         ),
         base in UNINITIALISED,
-        TELLING.get(base),
+        base in TELLING,
+        TELLING_AT_TIMES.get(base),
         checks.CHECKS.get(base),
         all(result.alias_info is not None and not _is_write(result.alias_info) for result in returns)
         and base not in _COPIES_AT_TIMES,
+        any("List" in str(result.type) for result in returns),
         all(_is_write(result.alias_info) for result in returns),
         base not in OWN and base not in UNBOUND and "upsample" not in base,
     )

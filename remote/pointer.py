@@ -27,7 +27,7 @@ from sharetorch.remote.messages import Execute, Fetch, Forward, Invoke, Label, M
 from sharetorch.remote.moving import Move
 from sharetorch.remote.node import Link
 from sharetorch.remote.objects import KINDS
-from sharetorch.remote.requests import Handle, Operands, metadata_of
+from sharetorch.remote.requests import Handle, Operands, constants_sent, in_backward, metadata_of
 from sharetorch.remote.wire import DTYPES
 
 
@@ -71,6 +71,8 @@ class PointerTensor(torch.Tensor):
                 f"The value of a pointer is needed here{user_line()}, and it is at a worker. "
                 "Fetch it with .get() first."
             )
+        if in_backward():
+            args, kwargs = constants_sent(func, args, kwargs, PointerTensor)
         operands = Operands(func, PointerTensor)
         packed = operands.pack(args)
         named = {name: operands.pack(value) for name, value in kwargs.items()} if kwargs else {}
@@ -353,7 +355,8 @@ def _pack(x: PointerTensor) -> bytes:
 
 def _unpack(data: bytes, node: Any) -> PointerTensor:
     location, meta, owned = wire.Decoder(tuple[str, Meta, bool], node).decode(data)
-    if meta.dtype not in DTYPES or any(size < 0 for size in [*meta.shape, *meta.strides, meta.offset]):
+    numbers = [*meta.shape, *meta.strides, meta.offset, meta.number]
+    if meta.dtype not in DTYPES or len(meta.shape) > 64 or any(number < 0 for number in numbers):
         raise MalformedRequestError("A pointer with wrong shape or dtype.")
     return pointer_to(meta, node.link(location), owned)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -114,6 +114,38 @@ class Operands:
             if pointer.handle.number == meta.number:
                 return pointer
         return make(meta, self.link)
+
+
+def in_backward() -> bool:
+    """Whether PyTorch's autograd engine is at work in this thread."""
+    return bool(torch._C._current_graph_task_id() != -1)
+
+
+def constants_sent(func: Any, args: Any, kwargs: Any, pointer: type[Tensor]) -> tuple[Any, Any]:
+    """Arguments of an operation of a backward pass, with local tensors sent to where the pointers are.
+
+    PyTorch's derivative rules make zeros, ranges and numbers as local tensors. What the operation writes is left
+    alone: the
+    rule would go on with the local tensor.
+    """
+    link = next((x.handle.link for x in _tensors([*args, *(kwargs or {}).values()]) if isinstance(x, pointer)), None)  # type: ignore[attr-defined]
+    if link is None or func._schema.is_mutable:
+        return args, kwargs
+
+    def sent(value: Any) -> Any:
+        if type(value) is Tensor and not value.requires_grad:
+            return value.send(link.worker, owner=link.owner)  # type: ignore[attr-defined]
+        return [sent(part) for part in value] if isinstance(value, (list, tuple)) else value
+
+    return [sent(arg) for arg in args], {name: sent(value) for name, value in (kwargs or {}).items()}
+
+
+def _tensors(value: Any) -> Iterator[Tensor]:
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, (list, tuple)):
+        for part in value:
+            yield from _tensors(part)
 
 
 def metadata_of(x: Any) -> Meta:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from torch import Tensor
 
 from sharetorch.mpc.errors import GetNotPermittedError, LimitExceededError
-from sharetorch.remote.access import may_read, readable, usable
+from sharetorch.remote.access import may_delete, may_read, readable, usable
 from sharetorch.remote.audit import Call
 from sharetorch.remote.messages import (
     Clear,
@@ -33,6 +33,11 @@ def store(node: Node, request: Store, call: Call) -> Made:
     """Serve ``Store``: all values, or none."""
     numbers: Sequence[int | None] = request.numbers or [None] * len(request.values)
     owner = request.owner or call.sender
+    if node.private and owner == node.id != call.sender:
+        raise GetNotPermittedError(
+            f"{call.sender} may not put objects among {node.id}'s own, which everybody may "
+            "find."
+        )
     for value in request.values:
         _require_fit(node, value)
     records: list[Record] = []
@@ -84,12 +89,8 @@ def forget(node: Node, request: Forget, call: Call) -> Done:
 def _delete(node: Node, numbers: Iterable[int], call: Call) -> None:
     for number in numbers:
         record = node.objects.get(number)
-        if record is not None and _may_delete(node, record, call):
+        if record is not None and may_delete(node, record, call):
             del node.objects[number]
-
-
-def _may_delete(node: Node, record: Record, call: Call) -> bool:
-    return not node.private or record.owner == call.sender
 
 
 @handles(Clear)
@@ -111,18 +112,19 @@ def forward(node: Node, request: Forward, call: Call) -> Made:
                 f"private_tensor(allowed_users=[{request.worker!r}, ...])."
             )
     link = node.link(request.worker)
-    metas = [meta for record in records for meta in link.request(_parcel(record)).results]
+    metas = [meta for record in records for meta in link.request(parcel(record)).results]
     if request.remove:
         _delete(node, request.numbers, call)
     return Made(metas, "one" if len(metas) == 1 else "several")
 
 
-def _parcel(record: Record) -> Store:
-    """An object as it goes to another node, with all that is known of it."""
+def parcel(record: Record, numbered: bool = True) -> Store:
+    """An object as it goes to another node, with all that is known of it, and the number it has here if
+    ``numbered``."""
     names = record.readers.names
     return Store(
         [record.value],
-        [record.number],
+        [record.number] if numbered else [],
         list(record.tags),
         record.description,
         None if names is None else sorted(names | record.released),
@@ -155,7 +157,7 @@ def inspect(node: Node, request: Inspect, call: Call) -> Found:
 def label(node: Node, request: Label, call: Call) -> Done:
     """Serve ``Label``."""
     record = usable(node, request.number, call)
-    if not _may_delete(node, record, call):
+    if not may_delete(node, record, call):
         raise GetNotPermittedError(f"Object {request.number} of {node.id} is not {call.sender}'s to label.")
     if request.tags is not None:
         record.tags = tuple(request.tags)

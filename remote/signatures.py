@@ -1,6 +1,7 @@
 """What an operation would give, from the shapes and dtypes of its operands alone.
 
-The operation runs on tensors without data, once for each signature; the answer is kept. No memory is touched and no value
+The operation runs on tensors without data, once for each signature; the answer is kept. No memory is touched and no
+value
 looked at, so the answer, and the text of an error, tells nothing of values.
 """
 

@@ -25,6 +25,7 @@ from functools import partial
 from typing import Any, NamedTuple
 
 import msgspec
+import numpy
 import torch
 from torch import Tensor
 
@@ -169,7 +170,8 @@ def _pack_tensor(x: Tensor) -> bytes:
         )
     head = _encoder.encode([_NAMES[x.dtype], list(x.shape)])
     plain = x.detach().cpu().resolve_conj().resolve_neg().contiguous()
-    body = plain.reshape(-1).view(torch.uint8).numpy().tobytes() if x.numel() else b""
+    flat = plain.as_strided((plain.numel(),), (1,))  # the stride of a size of 1 is anything
+    body = flat.view(torch.uint8).numpy().tobytes() if x.numel() else b""
     return len(head).to_bytes(2, "big") + head + body
 
 
@@ -186,13 +188,20 @@ def _unpack_tensor(data: bytes, node: Any) -> Tensor:
         raise MalformedRequestError(f"{len(body)} bytes are not the elements of a tensor of shape {shape}, {name}.")
     if not body:
         return torch.empty(shape, dtype=dtype)
-    raw = torch.frombuffer(bytearray(body), dtype=torch.uint8)
+    raw = torch.empty(len(body), dtype=torch.uint8)  # torch's own memory: aligned as its kernels like it
+    raw.numpy()[:] = numpy.frombuffer(body, dtype=numpy.uint8)
     return (raw != 0).reshape(shape) if dtype is torch.bool else raw.view(dtype).reshape(shape)
 
 
 def _register_names(number: int, kind: type, names: dict[str, Any]) -> None:
     texts = {value: name.encode() for name, value in names.items()}
-    register(number, kind, lambda value: texts[value], lambda data, node: names[data.decode()])
+
+    def pack(value: Any) -> bytes:
+        if value not in texts:
+            raise UnsupportedDtypeError(f"{value} has no form on the wire; there are {', '.join(names)}.")
+        return texts[value]
+
+    register(number, kind, pack, lambda data, node: names[data.decode()])
 
 
 def _pack_device(device: torch.device) -> bytes:
@@ -201,7 +210,7 @@ def _pack_device(device: torch.device) -> bytes:
     return b"cpu"
 
 
-register(1, Ref, lambda ref: ref.number.to_bytes(8, "big"), lambda data, node: Ref(int.from_bytes(data, "big")))
+register(1, Ref, lambda ref: ref.number.to_bytes(8, "big"), lambda data, node: Ref(struct.unpack(">Q", data)[0]))
 register(2, Tensor, _pack_tensor, _unpack_tensor)
 _register_names(3, torch.dtype, DTYPES)
 _register_names(4, torch.memory_format, _MEMORY_FORMATS)

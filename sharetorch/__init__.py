@@ -6,7 +6,8 @@ x = torch.tensor([1.5, -2.0]).share(alice, bob, crypto_provider=cp)
 (x * x).relu().get()          # tensor([2.2500, 4.0000])
 """
 
-from sharetorch import autograd, nn, tutorial_names
+from sharetorch import autograd, fl, nn, tutorial_names
+from sharetorch.fl import BaseDataset, FederatedDataLoader, FederatedDataset, TrainConfig
 from sharetorch.hooking import TorchHook, install
 from sharetorch.mpc import errors as exceptions
 from sharetorch.mpc.errors import ShareTorchError
@@ -38,9 +39,12 @@ __all__ = [
     "AbstractTensor",
     "AdditiveSharingTensor",
     "AutogradTensor",
+    "BaseDataset",
     "DASH",
     "DriverIsProviderWarning",
     "EncryptedLinearRegression",
+    "FederatedDataLoader",
+    "FederatedDataset",
     "FixedPrecisionTensor",
     "ID_PROVIDER",
     "LoggingTensor",
@@ -55,12 +59,14 @@ __all__ = [
     "ShareTorchError",
     "SharedTensor",
     "TorchHook",
+    "TrainConfig",
     "VirtualWorker",
     "autograd",
     "combine_pointers",
     "create_sandbox",
     "debug",
     "exceptions",
+    "fl",
     "install",
     "local_worker",
     "keygen",

@@ -1,4 +1,4 @@
-"""``TorchHook``: the methods that ShareTorch adds to tensors, modules and optimizers.
+"""``TorchHook``: the methods that ShareTorch adds to tensors, modules, optimizers and data sets.
 
 Importing the package adds them; no existing method of torch is replaced.
 """
@@ -13,7 +13,9 @@ from torch import nn
 from sharetorch.attributes import Attribute
 from sharetorch.module_methods import MODULE_METHODS, OPTIMIZER_METHODS
 from sharetorch.options import local_worker
+from sharetorch.remote.node import Node
 from sharetorch.tensor_methods import TENSOR_METHODS
+from sharetorch.worker_methods import DATASET_METHODS, WORKER_METHODS
 
 
 def _add(target: type, methods: dict[str, Any]) -> None:
@@ -27,6 +29,8 @@ def install() -> None:
     _add(torch.Tensor, TENSOR_METHODS)
     _add(nn.Module, MODULE_METHODS)
     _add(torch.optim.Optimizer, OPTIMIZER_METHODS)
+    _add(torch.utils.data.Dataset, DATASET_METHODS)
+    _add(Node, WORKER_METHODS)
 
 
 class TorchHook:

@@ -68,7 +68,7 @@ def encrypt(
 
     Args:
         self: what to encrypt.
-        protocol: "paillier", with ``public_key=``; else a protocol of sharing: ``fix_precision()`` and ``share()`` in one.
+        protocol: "paillier", with ``public_key=``; else one of sharing: ``fix_precision()``, ``share()``.
         workers: the parties.
         crypto_provider: who deals.
         precision_fractional: digits after the point.

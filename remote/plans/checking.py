@@ -19,7 +19,7 @@ from sharetorch.remote.plans.graph import MAX_NODES, MAX_VALUES, VERSION, Graph,
 from sharetorch.remote.wire import DTYPES, Ref
 
 TENSOR, NUMBER, SCALAR, LIST, NOTHING = "a tensor", "a number", "a hidden number", "several tensors", "nothing"
-"""What a value of a graph can be. Sizes may depend on numbers, and not on hidden ones, which come from tensors' values."""
+"""What a value of a graph can be. Sizes may depend on numbers, not on hidden ones, which come from tensors' values."""
 
 Kind = str | tuple[str, ...]
 
@@ -28,6 +28,9 @@ _NO_OPERATION = {"set_"}
 
 _SIZED_BY_VALUE = {"arange", "range", "linspace", "logspace"}
 """Operations whose results have a size that depends on numbers."""
+
+_NUMBERS = (int, float, bool, complex)
+"""Types that torch makes a tensor of, where one is wanted."""
 
 _INTEGERS = {"IntType", "SymIntType"}
 _PLAIN_TYPES: dict[str, tuple[type, ...]] = {
@@ -74,12 +77,14 @@ class Program(NamedTuple):
         steps: what to run.
         writes: whether anything is changed in place.
         tells: whether the shape of a result depends on values.
+        elementwise: whether it computes each element by itself, so that it is the same for all shapes and dtypes.
     """
 
     graph: Graph
     steps: list[Step]
     writes: bool
     tells: bool
+    elementwise: bool = False
 
 
 def check(graph: Graph) -> Program:
@@ -94,7 +99,9 @@ def check(graph: Graph) -> Program:
     if graph.version != VERSION:
         raise PlanError(f"A plan of version {graph.version}; this is for version {VERSION}. Build and send it again.")
     if len(graph.nodes) > MAX_NODES or graph.first > MAX_VALUES:
-        raise LimitExceededError(f"A plan of {len(graph.nodes)} nodes and {graph.first} inputs; {MAX_NODES} and {MAX_VALUES} are taken.")
+        raise LimitExceededError(
+            f"A plan of {len(graph.nodes)} nodes and {graph.first} inputs; {MAX_NODES} and {MAX_VALUES} are taken."
+        )
     _check_head(graph)
     kinds: list[Kind] = [TENSOR] * graph.first
     found: list[Operator | None] = []
@@ -109,7 +116,12 @@ def check(graph: Graph) -> Program:
         list(_steps(graph, found)),
         any(operator.writes for operator in used),
         any(operator.tells for operator in used),
+        all(operator is not None and _is_elementwise(operator) for operator in found),
     )
+
+
+def _is_elementwise(operator: Operator) -> bool:
+    return torch.Tag.pointwise in operator.overload.tags and not operator.writes
 
 
 def _check_head(graph: Graph) -> None:
@@ -123,7 +135,9 @@ def _check_head(graph: Graph) -> None:
         raise MalformedRequestError("The form of the arguments must name every input once, in order.")
     _, parts = _only(graph.arguments, "tuple")
     if len(parts) != 2 or _only(parts[0], "tuple") is None or _only(parts[1], "dict") is None:
-        raise MalformedRequestError("The form of the arguments is a tuple of positional ones and a dictionary of named ones.")
+        raise MalformedRequestError(
+            "The form of the arguments is a tuple of positional ones and a dictionary of named ones."
+        )
 
 
 def _only(form: Any, kind: str) -> tuple[str, list[Any]]:
@@ -198,7 +212,9 @@ def _number(name: str, node: Node, kinds: list[Kind]) -> Kind:
 def _size(name: str, node: Node, kinds: list[Kind]) -> Kind:
     arguments = 2 if name in ("shape", "stride") else 1
     if name not in numbers.SIZES or len(node.args) != arguments or _kind(node.args[0], kinds) != TENSOR:
-        raise MalformedRequestError("size.shape and size.stride take a tensor and a dimension, size.numel and size.offset a tensor.")
+        raise MalformedRequestError(
+            "size.shape and size.stride take a tensor and a dimension, size.numel and size.offset a tensor."
+        )
     if arguments == 2 and type(node.args[1]) is not int:
         raise MalformedRequestError(f"size.{name} takes a dimension.")
     return NUMBER
@@ -237,7 +253,9 @@ def _aten(operator: Operator, node: Node, kinds: list[Kind]) -> Kind:
 def _pair(operator: Operator, schema: Any, node: Node) -> Iterator[tuple[Any, Any]]:
     positional = [argument for argument in schema.arguments if not argument.kwarg_only]
     if len(node.args) > len(positional):
-        raise MalformedRequestError(f"{operator.name} takes {len(positional)} positional arguments, not {len(node.args)}.")
+        raise MalformedRequestError(
+            f"{operator.name} takes {len(positional)} positional arguments, not {len(node.args)}."
+        )
     yield from zip(positional, node.args, strict=False)
     rest = {argument.name: argument for argument in schema.arguments if argument not in positional[: len(node.args)]}
     for name, value in node.kwargs.items():
@@ -260,9 +278,13 @@ def _fits(wanted: Any, value: Any, kinds: list[Kind], sized: bool) -> bool:
         return element.kind() in {*_INTEGERS, "FloatType", "BoolType"} and _fits(element, value, kinds, sized)
     kind = _kind(value, kinds)
     if kind is None:
-        return isinstance(value, _PLAIN_TYPES.get(name, ())) and not (name in _INTEGERS and isinstance(value, bool))
+        return (
+            type(value) in _NUMBERS
+            if name == "TensorType"
+            else isinstance(value, _PLAIN_TYPES.get(name, ())) and not (name in _INTEGERS and isinstance(value, bool))
+        )
     if name == "TensorType":
-        return kind == TENSOR
+        return kind in (TENSOR, NUMBER, SCALAR)
     if name in _INTEGERS:
         return kind == NUMBER
     return name in ("NumberType", "FloatType") and (kind == NUMBER or (kind == SCALAR and not sized))

@@ -54,6 +54,18 @@ def unpack(form: Any, leaf: Callable[[Ref], Any]) -> Any:
     return tuple(made) if kind == "tuple" else made
 
 
+def mapped(form: Any, leaf: Callable[[Ref], Any]) -> Any:
+    """The form with every ``Ref`` replaced by another leaf."""
+    if isinstance(form, Ref):
+        return leaf(form)
+    if not isinstance(form, dict):
+        return form
+    ((kind, parts),) = form.items()
+    if kind == "dict":
+        return {kind: [[key, mapped(part, leaf)] for key, part in parts]}
+    return {kind: [mapped(part, leaf) for part in parts]}
+
+
 def refs(form: Any) -> Iterator[Ref]:
     """Every ``Ref`` of a form, in order."""
     if isinstance(form, Ref):

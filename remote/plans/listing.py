@@ -32,7 +32,7 @@ def _argument(spec: Spec) -> str:
 def _names(graph: Graph) -> list[str]:
     """A name for each value."""
     taken: dict[str, int] = {}
-    wanted = [re.sub(r"\W+", "_", spec.name) for spec in [*graph.inputs, *graph.state]]
+    wanted = [re.sub(r"^(?=\d)", "_", re.sub(r"\W+", "_", spec.name)) for spec in [*graph.inputs, *graph.state]]
     wanted += [_result_name(node) for node in graph.nodes]
     return list(_different(wanted, taken))
 

@@ -1,6 +1,7 @@
 """Arithmetic on numbers inside a graph: sizes of tensors, and values of one-element tensors.
 
-Integers stay within 64 bits, so that no graph makes a worker compute for long with a short text.
+Integers wrap around at 64 bits, so that no graph makes a worker compute for long with a short text. While
+a plan is recorded as part of another one, the numbers are torch's symbols.
 """
 
 from __future__ import annotations
@@ -32,25 +33,32 @@ class NumberOperation(NamedTuple):
 
 def _power(base: Any, exponent: Any) -> Any:
     if isinstance(base, int) and isinstance(exponent, int):
-        if not (0 <= exponent < 64 and abs(base) < _LARGEST):
-            return float(base) ** exponent
+        if not 0 <= exponent < 64:
+            raise PlanError("number.pow raises integers to powers from 0 to 63 only; make one of them a float.")
         return base**exponent
-    return float(base) ** float(exponent)
+    return base**exponent
+
+
+def _quotient(x: Any, y: Any) -> Any:
+    """As in torch: no error tells that a number is 0."""
+    if isinstance(y, (int, float)) and isinstance(x, (int, float)) and y == 0:
+        return math.nan if x == 0 or x != x else math.copysign(math.inf, x) * math.copysign(1.0, y)
+    return x / y
 
 
 OPERATIONS = {
     "add": NumberOperation(operator.add, 2),
     "sub": NumberOperation(operator.sub, 2),
     "mul": NumberOperation(operator.mul, 2),
-    "truediv": NumberOperation(operator.truediv, 2),
+    "truediv": NumberOperation(_quotient, 2),
     "floordiv": NumberOperation(operator.floordiv, 2),
     "mod": NumberOperation(operator.mod, 2),
     "pow": NumberOperation(_power, 2),
     "neg": NumberOperation(operator.neg, 1),
-    "max": NumberOperation(max, 2),
-    "min": NumberOperation(min, 2),
-    "float": NumberOperation(float, 1),
-    "int": NumberOperation(int, 1),
+    "max": NumberOperation(torch.sym_max, 2),
+    "min": NumberOperation(torch.sym_min, 2),
+    "float": NumberOperation(torch.sym_float, 1),
+    "int": NumberOperation(torch.sym_int, 1),
     "sqrt": NumberOperation(math.sqrt, 1),
 }
 """Operations on numbers by name, as in "number.add"."""
@@ -76,18 +84,20 @@ NAMES: dict[Any, str] = {
 
 
 def apply(name: str, args: list[Any]) -> Any:
-    """The result of an operation on numbers.
+    """The result of an operation on numbers. Integers wrap around at 64 bits, as in tensors.
 
     Raises:
-        PlanError: it is no real number, or an integer beyond 64 bits.
+        PlanError: there is none, such as for an integer divided by 0.
     """
     try:
         result = OPERATIONS[name].function(*args)
-    except (ZeroDivisionError, OverflowError, ValueError) as error:
+    except OverflowError:
+        return math.inf
+    except (ZeroDivisionError, ValueError) as error:
         raise PlanError(f"number.{name} has no result for these numbers ({type(error).__name__}).") from None
-    if isinstance(result, float) or (isinstance(result, int) and abs(result) < _LARGEST):
-        return result
-    raise PlanError(f"number.{name} gives no real number of at most 64 bits.")
+    if type(result) is int and not -_LARGEST <= result < _LARGEST:
+        return (result + _LARGEST) % (2 * _LARGEST) - _LARGEST
+    return math.nan if isinstance(result, complex) else result
 
 
 def _offset(x: Tensor) -> int:

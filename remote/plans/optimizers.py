@@ -53,8 +53,8 @@ def _make_state(optimizer: Optimizer) -> None:
         return
     if not isinstance(optimizer, BEGIN_WITH_ZEROS):
         raise PlanError(
-            f"{type(optimizer).__name__} makes its state in its first step, and a plan records a step like all others. Take "
-            f"one step before build(), or use one of {', '.join(kind.__name__ for kind in BEGIN_WITH_ZEROS)}."
+            f"{type(optimizer).__name__} makes its state in its first step, and a plan records a step like all others. "
+            f"Take one step before build(), or use one of {', '.join(kind.__name__ for kind in BEGIN_WITH_ZEROS)}."
         )
     if any(group.get("dampening") for group in optimizer.param_groups):
         raise PlanError("SGD with dampening takes a first step unlike all others. Take one step before build().")

@@ -11,7 +11,7 @@ from torch import Tensor
 from sharetorch.mpc.errors import MalformedRequestError
 from sharetorch.remote.objects import dtype_name
 from sharetorch.remote.operators import Operator
-from sharetorch.remote.plans import forms, numbers
+from sharetorch.remote.plans import forms, numbers, secure
 from sharetorch.remote.plans.checking import Program, Step
 from sharetorch.remote.plans.errors import PlanShapeError
 from sharetorch.remote.plans.graph import Graph, Spec, dims
@@ -20,8 +20,13 @@ from sharetorch.remote.wire import Ref
 Compute = Callable[[Operator, list[Any], dict[str, Any]], Any]
 """Runs one aten operation."""
 
+Watch = Callable[[dict[int, Any]], None]
+"""Looks at values by number."""
 
-def run(program: Program, inputs: Sequence[Tensor], state: Sequence[Tensor], compute: Compute) -> dict[int, Any]:
+
+def run(
+    program: Program, inputs: Sequence[Tensor], state: Sequence[Tensor], compute: Compute, watch: Watch | None = None
+) -> dict[int, Any]:
     """Run a program.
 
     Args:
@@ -29,6 +34,7 @@ def run(program: Program, inputs: Sequence[Tensor], state: Sequence[Tensor], com
         inputs: checked by ``require_fit``.
         state: of the plan; changed in place where the graph says so.
         compute: runs one aten operation.
+        watch: looks at all values after each step; raises to stop.
 
     Returns:
         Every value the output names, by number.
@@ -38,6 +44,8 @@ def run(program: Program, inputs: Sequence[Tensor], state: Sequence[Tensor], com
     for step in program.steps:
         values[number] = _result(step, values, compute)
         number += 1
+        if watch is not None:
+            watch(values)
         for freed in step.frees:
             del values[freed]
     return values
@@ -46,7 +54,9 @@ def run(program: Program, inputs: Sequence[Tensor], state: Sequence[Tensor], com
 def _result(step: Step, values: dict[int, Any], compute: Compute) -> Any:
     args = [_filled(arg, values) for arg in step.args]
     if step.operator is not None:
-        return compute(step.operator, args, {name: _filled(value, values) for name, value in step.kwargs.items()})
+        kwargs = {name: _filled(value, values) for name, value in step.kwargs.items()}
+        form = None if type(args[0] if args else None) is Tensor else secure.form_of(step.operator, args)
+        return compute(step.operator, args, kwargs) if form is None else form(*args, **kwargs)
     space, _, name = step.name.partition(".")
     if space == "item":
         return _part(args[0], args[1])
@@ -88,16 +98,19 @@ def _compute(operator: Operator, args: list[Any], kwargs: dict[str, Any]) -> Any
     return result.zero_() if operator.uninitialised else result
 
 
-def require_fit(graph: Graph, inputs: Sequence[Any]) -> None:
-    """Check shapes and dtypes of the inputs.
+def require_fit(program: Program, inputs: Sequence[Any]) -> None:
+    """Check shapes and dtypes of the inputs; a program that works element by element takes any.
 
     Raises:
         PlanShapeError: what is wrong with the first that does not fit.
     """
+    graph = program.graph
     sizes: dict[int, tuple[int, str]] = {}
     for spec, given in zip(graph.inputs, inputs, strict=True):
         if not isinstance(given, Tensor):
             raise PlanShapeError(f"{graph.name}: {spec.name} is a tensor, and a {type(given).__name__} was given.")
+        if program.elementwise:
+            continue
         shape = list(given.shape)
         if dtype_name(given.dtype) != spec.dtype or len(shape) != len(spec.shape):
             raise _misfit(graph, spec, given)
@@ -105,8 +118,8 @@ def require_fit(graph: Graph, inputs: Sequence[Any]) -> None:
             before, name = sizes.setdefault(wanted, (size, spec.name)) if wanted < 0 else (wanted, "")
             if before != size and name:
                 raise PlanShapeError(
-                    f"{graph.name}: {spec.name} has shape {shape}, and {name} has {before} where this has {size}; the plan "
-                    "takes them with the same size."
+                    f"{graph.name}: {spec.name} has shape {shape}, and {name} has {before} where this has {size}; the "
+                    "plan takes them with the same size."
                 )
             if before != size:
                 raise _misfit(graph, spec, given)
@@ -115,5 +128,6 @@ def require_fit(graph: Graph, inputs: Sequence[Any]) -> None:
 def _misfit(graph: Graph, spec: Spec, given: Tensor) -> PlanShapeError:
     return PlanShapeError(
         f"{graph.name}: {spec.name} is a {spec.dtype} tensor of shape {dims(spec.shape)}, and one of shape "
-        f"{list(given.shape)}, {dtype_name(given.dtype)} was given. Build the plan for that shape, or with -1 for a size that changes."
+        f"{list(given.shape)}, {dtype_name(given.dtype)} was given. Build the plan for that shape, or with -1 for a "
+        "size that changes."
     )

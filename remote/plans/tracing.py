@@ -4,36 +4,47 @@ Nothing is computed while recording, and no tensor of the user changes. Backward
 function are recorded with it, for ``make_fx`` sees the aten operations below autograd. Sizes that are free are symbols
 to torch; where the function (or a kernel) chooses by such a size, the function is recorded again with another size, and
 refused if the two differ.
+
+Importing this module loads much of torch that nothing else needs, so ``plan`` does so at the first ``build``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import gc
+import weakref
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, fx
 from torch._dynamo.source import ConstantSource
-from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
-from torch.fx.experimental.proxy_tensor import make_fx
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.fx.experimental.proxy_tensor import disable_proxy_modes_tracing, get_proxy_mode, make_fx, track_tensor
 from torch.fx.experimental.symbolic_shapes import (
     DimDynamic,
     GuardOnDataDependentSymNode,
     ShapeEnv,
     StatelessSymbolicContext,
 )
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_map_only
 
 from sharetorch.mpc.errors import OperationNotAllowedError, PlanError, ShareTorchError, UnsupportedDtypeError
 from sharetorch.remote import wire
-from sharetorch.remote.objects import dtype_name
+from sharetorch.remote.objects import PLAIN, dtype_name
 from sharetorch.remote.plans import forms, numbers, optimizers
-from sharetorch.remote.plans.checking import Program, check, used
+from sharetorch.remote.plans.checking import Program, check
+from sharetorch.remote.plans.cleaning import without_dead
 from sharetorch.remote.plans.graph import VERSION, Graph, Node, Spec
-from sharetorch.remote.wire import DTYPES, Ref
+from sharetorch.remote.plans.recording import Recording, Shape
+from sharetorch.remote.wire import Ref
 
-_HINTS = (6, 37)
-"""Stand for a free size while recording; no constant of a program is likely to be either."""
+_HINT = 6
+"""Stands for a free size while recording."""
+
+_OTHER_SIZES = (*range(2, 130), 257, 1031, 4099, 16411, 65537)
+"""Where torch had to know something of a free size, the first of these of which it does not hold is tried too."""
 
 _DROPPED = {
     "aten._assert_async.msg", "aten._assert_tensor_metadata.default", "aten._assert_scalar.default",
@@ -42,28 +53,9 @@ _DROPPED = {
 """What recorded programs check on their way; a plan checks its inputs itself."""
 
 
-class Shape(NamedTuple):
-    """An input before recording: shape with negative sizes for free ones, and dtype."""
-
-    shape: tuple[int, ...]
-    dtype: torch.dtype
-
-
-class Recording(NamedTuple):
-    """What recording gives.
-
-    Attributes:
-        program: the checked graph.
-        state: the tensors of its state, the user's own.
-    """
-
-    program: Program
-    state: list[Tensor]
-
-
 def record(
-    function: Callable[..., Any], name: str, arguments: Any, shapes: list[tuple[str, Shape]], known: list[tuple[str, Tensor]],
-    named: Callable[[], Iterator[tuple[str, Tensor]]],
+    function: Callable[..., Any], name: str, arguments: Any, shapes: list[tuple[str, Shape]],
+    known: list[tuple[str, Tensor]], named: Callable[[], Iterator[tuple[str, Tensor]]],
 ) -> Recording:  # fmt: skip
     """Record a function.
 
@@ -81,20 +73,32 @@ def record(
     """
     for label, tensor in known:
         _require_plain(label, tensor)
-    first = _Tracer(function, name, arguments, shapes, known, named, _HINTS[0])
+
+    def tracer(hint: int) -> _Tracer:
+        return _Tracer(function, name, arguments, shapes, known, named, hint)
+
+    first = tracer(_HINT)
     recording = first.record()
-    if first.chose_by_size():
-        second = _Tracer(function, name, arguments, shapes, known, named, _HINTS[1]).record()
-        if wire.encode(recording.program.graph) != wire.encode(second.program.graph):
+    for choice, other in first.choices():
+        if other is None or not tracer(other).gives(recording.program.graph):
             raise PlanError(
-                f"{name} takes another way for another size of a dimension given as -1 ({first.choices()}). Build it for "
+                f"{name} takes another way for another size of a dimension given as -1 ({choice} or not). Build it for "
                 "fixed sizes, one plan for each."
             )
+    first.forget()
+    del first
+    if any(map(_is_held, recording.state)):
+        gc.collect()  # what torch kept of the recording has cycles, and forbids to exchange tensors while it lives
     return recording
 
 
+def _is_held(x: Any) -> bool:
+    """Whether torch would refuse to exchange a tensor, which ``share`` and ``send`` of models do."""
+    return bool(weakref.getweakrefcount(x)) or x._use_count() > 2
+
+
 def _require_plain(label: str, tensor: Tensor) -> None:
-    if type(tensor) not in (Tensor, nn.Parameter):
+    if type(tensor) not in PLAIN:
         raise PlanError(f"{label} is a {type(tensor).__name__}; build the plan while its tensors are plain and here.")
 
 
@@ -115,31 +119,55 @@ class _Tracer:
         self._mode = FakeTensorMode(allow_non_fake_inputs=True, shape_env=self._env)
         self._output: Any = None
         self._state: list[tuple[str, Tensor]] = list(known)
-        self._places = {id(tensor): place for place, (_, tensor) in enumerate(known)}
+        self._places = {_memory(tensor): place for place, (_, tensor) in enumerate(known)}
         self._numbers: dict[fx.Node, int] = {}
+        self._fakes: dict[Any, Tensor] = {}
 
     def record(self) -> Recording:
-        """The checked graph, and its state."""
+        """The checked graph with its state."""
         inputs = [self._fake(name, shape) for name, shape in self._shapes]
         module = self._trace(inputs)
         specs = self._specs(inputs)
-        self._find_state(module)
         graph = self._graph(module, specs)
         try:
-            program = check(_without_dead(graph))
+            program = check(without_dead(graph))
             wire.encode(program.graph)
         except OperationNotAllowedError as error:
             raise OperationNotAllowedError(f"{self._name} cannot be a plan: {error}") from error
         except UnsupportedDtypeError as error:
             raise PlanError(f"{self._name} cannot be a plan: {error}") from error
-        return Recording(program, [tensor for _, tensor in self._state])
+        state = [tensor for _, tensor in self._state]
+        self._require_apart(program, state)
+        return Recording(program, state)
+
+    def forget(self) -> None:
+        """Let go of the user's tensors, which torch remembers weakly."""
+        converter: Any = self._mode.fake_tensor_converter.meta_converter
+        described = getattr(getattr(converter, "describer", None), "lookup_tensor", None)
+        if described is not None:
+            described.clear()
+
+    def gives(self, graph: Graph) -> bool:
+        """Whether the graph is this one."""
+        try:
+            return wire.encode(self.record().program.graph) == wire.encode(graph)
+        except PlanError:
+            return False
+
+    def _require_apart(self, program: Program, state: list[Tensor]) -> None:
+        storages = [tensor.untyped_storage()._cdata for tensor in state if tensor.numel()]
+        if program.writes and len(set(storages)) < len(storages):
+            raise PlanError(
+                f"{self._name} changes tensors in place, and two tensors of its state are views of one memory, which "
+                "they would not be at a worker. Clone one of them, or make the view inside the function."
+            )
 
     def _fake(self, name: str, shape: Shape) -> Tensor:
         sizes = [self._hint if size < 0 else size for size in shape.shape]
         dynamic = [DimDynamic.DYNAMIC if size < 0 else DimDynamic.STATIC for size in shape.shape]
         return self._mode.from_tensor(
             torch.empty(sizes, dtype=shape.dtype),
-            symbolic_context=StatelessSymbolicContext(dynamic_sizes=dynamic),  # type: ignore[arg-type]
+            symbolic_context=StatelessSymbolicContext(dynamic_sizes=dynamic),
             source=ConstantSource(name),
         )
 
@@ -148,7 +176,7 @@ class _Tracer:
         for tensor, _ in before.values():
             tensor.grad = None
         try:
-            with optimizers.prepared(), _readable(self._name):
+            with optimizers.prepared(), _readable(self._name), torch.enable_grad():
                 return make_fx(self._called, tracing_mode="symbolic", _allow_non_fake_inputs=True)(*inputs)
         finally:
             for tensor, gradient in before.values():
@@ -158,16 +186,20 @@ class _Tracer:
         """The function on flat inputs; its flat results."""
         args, kwargs = forms.unpack(self._arguments, lambda ref: inputs[ref.number])
         results: list[Any] = []
-        self._output = forms.pack(self._function(*args, **kwargs), lambda leaf: self._leaf(leaf, results))
+        with _Capture(self):
+            self._output = forms.pack(self._function(*args, **kwargs), lambda leaf: self._leaf(leaf, results))
         return results
 
     def _leaf(self, value: Any, results: list[Any]) -> Any:
+        if type(value) in PLAIN:
+            value = self.captured(value)
         if isinstance(value, (Tensor, torch.SymInt)):
             results.append(value)
             return Ref(len(results) - 1)
         if isinstance(value, (torch.SymFloat, torch.SymBool)) or not isinstance(value, forms.PLAIN):
             raise PlanError(
-                f"{self._name} gives a {type(value).__name__}; a plan gives tensors, sizes, and lists, tuples and dictionaries of them."
+                f"{self._name} gives a {type(value).__name__}; a plan gives tensors, sizes, and lists, tuples and "
+                "dictionaries of them."
             )
         return value
 
@@ -189,33 +221,54 @@ class _Tracer:
             )
         return groups.setdefault(expression, -1 - len(groups))
 
-    def chose_by_size(self) -> bool:
-        """Whether torch had to know a free size, other than that two are equal."""
-        return bool(self.choices())
+    def choices(self) -> Iterator[tuple[str, int | None]]:
+        """What torch had to know of free sizes, and a size of which it does not hold; None if no single size tells."""
+        for guard in self._env.guards:
+            expression = guard.expr
+            if expression.func.__name__ == "Equality" and all(side.is_Symbol for side in expression.args):
+                continue
+            if len({self._env.replace(symbol) for symbol in expression.free_symbols}) > 1:
+                yield str(expression), None
+                continue
+            others = (size for size in _OTHER_SIZES if not self._holds(expression, size))
+            other = next(others, _HINT)
+            if other != _HINT:
+                yield str(expression), other
 
-    def choices(self) -> str:
-        """What torch had to know."""
-        return ", ".join(
-            str(guard.expr)
-            for guard in self._env.guards
-            if not (guard.expr.func.__name__ == "Equality" and all(side.is_Symbol for side in guard.expr.args))
-        )
+    def _holds(self, expression: Any, size: int) -> bool:
+        return expression.subs(dict.fromkeys(expression.free_symbols, size)) not in (False, 0)
 
-    def _find_state(self, module: fx.GraphModule) -> None:
-        """Give every captured tensor a place and a name."""
-        names: dict[int, str] = {}
-        for name, tensor in self._named():
-            names.setdefault(id(tensor), name)
-        for node in module.graph.nodes:
-            if node.op == "get_attr":
-                tensor = getattr(module, node.target)
-                if id(tensor) not in self._places:
-                    name = names.get(id(tensor), f"constant.{len(self._state)}")
-                    _require_plain(name, tensor)
-                    self._places[id(tensor)] = len(self._state)
-                    self._state.append((name, tensor))
+    def captured(self, tensor: Tensor) -> Tensor:
+        """What stands for a tensor of the user's while recording; the tensor becomes state at its first use."""
+        memory = _memory(tensor)
+        place = self._places.get(memory)
+        if place is None:
+            place = self._places[memory] = len(self._state)
+            self._state.append(self._named_as(memory, tensor))
+        if memory not in self._fakes:
+            self._fakes[memory] = self._stand_in(self._state[place][1])
+        return self._fakes[memory]
+
+    def _stand_in(self, tensor: Tensor) -> Tensor:
+        """A tensor without data, known to torch as the user's tensor."""
+        mode = get_proxy_mode()
+        assert mode is not None
+        with disable_proxy_modes_tracing():
+            fake = self._mode.from_tensor(tensor.detach(), static_shapes=True)
+        node: Any = mode.tracer.create_arg(tensor)
+        track_tensor(fake, mode.tracer.proxy(node), constant=None, tracer=mode.tracer)
+        return fake
+
+    def _named_as(self, memory: Any, tensor: Tensor) -> tuple[str, Tensor]:
+        """Name of a captured tensor, and the object by which the function knows it."""
+        for name, named in self._named():
+            if type(named) in PLAIN and _memory(named) == memory:
+                return name, named
+        return f"constant.{len(self._state)}", tensor
 
     def _graph(self, module: fx.GraphModule, specs: list[Spec]) -> Graph:
+        for node in module.graph.find_nodes(op="get_attr"):
+            self._place(getattr(module, node.target))
         nodes: list[Node] = []
         first = len(specs) + len(self._state)
         placeholders = 0
@@ -224,15 +277,23 @@ class _Tracer:
             if node.op == "placeholder":
                 self._numbers[node], placeholders = placeholders, placeholders + 1
             elif node.op == "get_attr":
-                self._numbers[node] = len(specs) + self._places[id(getattr(module, node.target))]
+                self._numbers[node] = len(specs) + self._place(getattr(module, node.target))
             elif node.op == "output":
                 results = list(node.args[0])
             elif not _left_out(node):
                 self._numbers[node] = first + len(nodes)
                 nodes.append(self._node(node))
-        output = _replaced(self._output, [self._argument(result) for result in results])
+        output = forms.mapped(self._output, lambda ref: self._argument(results[ref.number]))
         state = [Spec(name, dtype_name(tensor.dtype), list(tensor.shape)) for name, tensor in self._state]
         return Graph(VERSION, self._name, specs, self._arguments, state, nodes, output)
+
+    def _place(self, tensor: Tensor) -> int:
+        """Place of a tensor in the state; one that the function itself made, of numbers, becomes a constant there."""
+        memory = _memory(tensor)
+        if memory not in self._places:
+            self._places[memory] = len(self._state)
+            self._state.append((f"constant.{len(self._state)}", tensor))
+        return self._places[memory]
 
     def _node(self, node: fx.Node) -> Node:
         target = node.target
@@ -259,6 +320,34 @@ class _Tracer:
         return value
 
 
+class _Capture(TorchDispatchMode):
+    """Puts stand-ins in place of the user's tensors: torch would change some, and take values of others as constant."""
+
+    def __init__(self, tracer: _Tracer) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._tracer = tracer
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """The operation, on stand-ins."""
+        if func not in _LIFTS:
+            args, kwargs = tree_map_only(Tensor, self._known, (args, kwargs or {}))
+        return func(*args, **(kwargs or {}))
+
+    def _known(self, x: Tensor) -> Tensor:
+        return self._tracer.captured(x) if type(x) in PLAIN else x
+
+
+_LIFTS = (torch.ops.aten.lift_fresh.default, torch.ops.aten.lift_fresh_copy.default)
+"""What torch.tensor(...) begins with: the tensor is made of numbers, and is no state."""
+
+
+def _memory(x: Tensor) -> Any:
+    """The same for two tensors that are the same elements of the same memory, such as ``p`` and ``p.data``."""
+    if type(x) not in PLAIN:
+        return id(x)
+    return (x.untyped_storage()._cdata, x.storage_offset(), x.shape, x.stride(), x.dtype)
+
+
 def _left_out(node: fx.Node) -> bool:
     return str(node.target) in _DROPPED or getattr(node.target, "namespace", "") == "profiler"
 
@@ -268,20 +357,10 @@ def _without_none(kwargs: dict[str, Any]) -> dict[str, Any]:
     return {
         name: value
         for name, value in kwargs.items()
-        if value is not None and name not in ("pin_memory", "device") and not (name == "layout" and value is torch.strided)
+        if value is not None
+        and name not in ("pin_memory", "device")
+        and not (name == "layout" and value is torch.strided)
     }
-
-
-def _replaced(form: Any, results: Sequence[Any]) -> Any:
-    """A form whose leaves count the results, with the results themselves."""
-    if isinstance(form, Ref):
-        return results[form.number]
-    if not isinstance(form, dict):
-        return form
-    ((kind, parts),) = form.items()
-    if kind == "dict":
-        return {kind: [[key, _replaced(part, results)] for key, part in parts]}
-    return {kind: [_replaced(part, results) for part in parts]}
 
 
 @contextmanager
@@ -293,75 +372,8 @@ def _readable(name: str) -> Iterator[None]:
         raise
     except GuardOnDataDependentSymNode as error:
         raise PlanError(
-            f"{name} takes its way by the values of a tensor (if, while, bool(x), or a size); a plan is the same for all "
-            "values. Use torch.where or a mask."
+            f"{name} takes its way by the values of a tensor (if, while, bool(x), or a size); a plan is the same for "
+            "all values. Use torch.where or a mask."
         ) from error
     except Exception as error:
         raise PlanError(f"{name} cannot be recorded: {type(error).__name__}: {str(error).splitlines()[0]}") from error
-
-
-def _without_dead(graph: Graph) -> Graph:
-    """The graph without nodes whose results nobody uses, and which change nothing."""
-    kept = {ref.number for ref in forms.refs(graph.output)}
-    alive: list[int] = []
-    for place in range(len(graph.nodes) - 1, -1, -1):
-        node = graph.nodes[place]
-        if graph.first + place in kept or _writes(node):
-            alive.append(place)
-            kept.update(used(node))
-    return _renumbered(graph, alive[::-1])
-
-
-def _writes(node: Node) -> bool:
-    overload = node.operator.split(".")[1:]
-    return node.operator.startswith("aten.") and (overload[0].endswith("_") or _schema_writes(node.operator))
-
-
-def _schema_writes(name: str) -> bool:
-    _, base, overload = name.split(".")
-    schema = getattr(getattr(torch.ops.aten, base), overload)._schema
-    return bool(schema.is_mutable) or base in ("native_batch_norm", "_batch_norm_impl_index")
-
-
-def _renumbered(graph: Graph, alive: list[int]) -> Graph:
-    numbers_ = {place: place for place in range(graph.first)}
-    numbers_.update({graph.first + old: graph.first + new for new, old in enumerate(alive)})
-
-    def moved(value: Any) -> Any:
-        if isinstance(value, Ref):
-            return Ref(numbers_[value.number])
-        return [moved(part) for part in value] if isinstance(value, list) else value
-
-    nodes = [
-        Node(node.operator, moved(node.args), {name: moved(value) for name, value in node.kwargs.items()})
-        for node in (graph.nodes[place] for place in alive)
-    ]
-    output = _replaced(graph.output, _Lookup(numbers_))  # type: ignore[arg-type]
-    return Graph(graph.version, graph.name, graph.inputs, graph.arguments, graph.state, nodes, output)
-
-
-class _Lookup:
-    """Values by their former number."""
-
-    def __init__(self, numbers_: dict[int, int]) -> None:
-        self._numbers = numbers_
-
-    def __getitem__(self, number: int) -> Ref:
-        return Ref(self._numbers[number])
-
-
-def dtype_named(dtype: Any) -> torch.dtype:
-    """A dtype, or that of a name.
-
-    Raises:
-        PlanError: there is none of that name.
-    """
-    found = dtype if isinstance(dtype, torch.dtype) else DTYPES.get(str(dtype))
-    if found is None:
-        raise PlanError(f"{dtype!r} is no dtype.")
-    return found
-
-
-def is_recording(x: Any) -> bool:
-    """Whether a tensor stands for one that is being recorded."""
-    return isinstance(x, FakeTensor)

@@ -13,7 +13,16 @@ from sharetorch.remote.pointer import PointerTensor
 SAMPLES = 12
 """Samples of one function and dtype that are reached."""
 
-DTYPES = (torch.float32, torch.float64, torch.int64, torch.bool, torch.complex64, torch.uint8, torch.bfloat16, torch.float16)
+DTYPES = (
+    torch.float32,
+    torch.float64,
+    torch.int64,
+    torch.bool,
+    torch.complex64,
+    torch.uint8,
+    torch.bfloat16,
+    torch.float16,
+)
 
 
 class Case(NamedTuple):
@@ -28,7 +37,9 @@ class Case(NamedTuple):
 
     @property
     def function(self) -> Any:
-        return {"function": self.op.op, "method": self.op.method_variant, "in place": self.op.inplace_variant}[self.form]
+        return {"function": self.op.op, "method": self.op.method_variant, "in place": self.op.inplace_variant}[
+            self.form
+        ]
 
     @property
     def differentiable(self) -> bool:
@@ -37,7 +48,9 @@ class Case(NamedTuple):
     def samples(self) -> list[Any]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            return list(itertools.islice(self.op.sample_inputs("cpu", self.dtype, requires_grad=self.differentiable), SAMPLES))
+            return list(
+                itertools.islice(self.op.sample_inputs("cpu", self.dtype, requires_grad=self.differentiable), SAMPLES)
+            )
 
 
 def cases(collection: Any) -> list[Case]:
@@ -84,7 +97,9 @@ def call(case: Case, sample: Any, place: Any, seed: int) -> Outcome:
 
     def put(x: torch.Tensor) -> torch.Tensor:
         needs_grad = x.requires_grad
-        x = place(x.detach().clone()).requires_grad_(needs_grad)
+        if x.layout is torch.strided:  # as it arrives: a worker gets values, not the order they have in memory here
+            x = x.detach().resolve_conj().resolve_neg().clone(memory_format=torch.contiguous_format)
+        x = place(x).requires_grad_(needs_grad)
         leaves.append(x)
         return x
 
@@ -122,38 +137,44 @@ def fetched(x: torch.Tensor) -> torch.Tensor:
     return x.fetched().detach() if isinstance(x, PointerTensor) else x.detach()
 
 
-def same(ours: Any, theirs: Any) -> bool:
-    """Whether two values agree to the bit; NaN agrees with NaN."""
+def same(ours: Any, theirs: Any, close: bool = False) -> bool:
+    """Whether two values agree, to the bit or to torch's own tolerance for the dtype; NaN agrees with NaN."""
     if isinstance(ours, torch.Tensor):
-        return (
-            isinstance(theirs, torch.Tensor)
-            and ours.dtype == theirs.dtype
-            and ours.shape == theirs.shape
-            and torch.equal(torch.nan_to_num(ours, 1.25) if _real(ours) else ours, torch.nan_to_num(theirs, 1.25) if _real(theirs) else theirs)
-            and bool((torch.isnan(ours) == torch.isnan(theirs)).all())
-        )
+        if not isinstance(theirs, torch.Tensor) or ours.dtype != theirs.dtype or ours.shape != theirs.shape:
+            return False
+        exact = {} if close else {"rtol": 0, "atol": 0}
+        try:
+            torch.testing.assert_close(ours, theirs, equal_nan=True, **exact)
+        except AssertionError:
+            return False
+        return True
     if isinstance(ours, (list, tuple)):
-        return isinstance(theirs, (list, tuple)) and len(ours) == len(theirs) and all(map(same, ours, theirs))
+        return (
+            isinstance(theirs, (list, tuple))
+            and len(ours) == len(theirs)
+            and all(same(mine, other, close) for mine, other in zip(ours, theirs, strict=True))
+        )
     if isinstance(ours, float) and ours != ours:
-        return theirs != theirs
+        return bool(theirs != theirs)
     return bool(ours == theirs)
 
 
-def _real(x: torch.Tensor) -> bool:
-    return x.is_floating_point() or x.is_complex()
+NO_DATA = "its data is not allocated yet"
+"""What torch's C++ says when it looks for the values of a tensor that has none here."""
 
 
 def verdict(here: Outcome, there: Outcome) -> str:
-    """ "equal", "refused", "fails in both", or what is wrong."""
-    if there.error is not None and isinstance(there.error, ShareTorchError):
+    """ "equal", "close", "refused", "fails in both", or what is wrong."""
+    if isinstance(there.error, ShareTorchError) or NO_DATA in str(there.error):
         return "refused"
     if here.error is not None and there.error is not None:
         same_kind = isinstance(there.error, type(here.error)) or isinstance(here.error, type(there.error))
-        return "fails in both" if same_kind else f"{type(here.error).__name__} here, {type(there.error).__name__} there"
+        return "fails in both" if same_kind else f"{here.error!r} here, {there.error!r} there"
     if there.error is not None:
-        return f"works here, fails there with {type(there.error).__name__}: {there.error}"
+        return f"works here, fails there with {there.error!r}"
     if here.error is not None:
-        return f"fails here with {type(here.error).__name__}: {here.error}; works there"
-    if not same(here.values, there.values):
-        return "results differ"
-    return "equal" if same(here.grads, there.grads) else "gradients differ"
+        return f"fails here with {here.error!r}, works there"
+    for close, word in ((False, "equal"), (True, "close")):
+        if same([here.values, here.grads], [there.values, there.grads], close):
+            return word
+    return f"results differ: {here.values} here, {there.values} there; gradients {here.grads}, {there.grads}"

@@ -1,0 +1,65 @@
+"""Training at a worker in the same process, beside the same training here; every loss is bit-equal."""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+import sharetorch as st
+
+BATCH = 64
+
+
+class Digits(nn.Module):
+    """The convolutional network of the tutorials on federated learning."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(1, 20, 5)
+        self.conv2 = nn.Conv2d(20, 50, 5)
+        self.fc1 = nn.Linear(800, 500)
+        self.fc2 = nn.Linear(500, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = functional.max_pool2d(functional.relu(self.conv1(x)), 2)
+        x = functional.max_pool2d(functional.relu(self.conv2(x)), 2)
+        return functional.log_softmax(self.fc2(functional.relu(self.fc1(x.flatten(1)))), dim=1)
+
+
+def steps(place: Callable[[Any], Any], batch: int) -> Iterator[Tensor]:
+    """Train without end on one batch, where ``place`` puts data and model."""
+    torch.manual_seed(0)
+    model, inputs, targets = Digits(), torch.randn(batch, 1, 28, 28), torch.randint(0, 10, (batch,))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.5)
+    model, inputs, targets = place(model), place(inputs), place(targets)
+    while True:
+        optimizer.zero_grad()
+        loss = functional.nll_loss(model(inputs), targets)
+        loss.backward()
+        optimizer.step()
+        yield loss.detach()
+
+
+@pytest.fixture
+def bob() -> st.VirtualWorker:
+    """A worker of this process."""
+    return st.VirtualWorker(id="bench bob").clear_objects()
+
+
+def test_training_step_at_a_worker(bench: Any, bob: st.VirtualWorker) -> None:
+    batch = bench.size(BATCH)
+    remote, plain, right = steps(lambda x: x.send(bob), batch), steps(lambda x: x, batch), steps(lambda x: x, batch)
+    bench(
+        f"CNN (20, 50, 500) at a worker: training step, batch {batch}",
+        lambda: next(remote),
+        lambda: next(plain),
+        expected=lambda number: next(right),
+    )
+
+
+def test_operation_at_a_worker(bench: Any, bob: st.VirtualWorker) -> None:
+    x = bench.reals(4)
+    bench("sum of two vectors of 4 at a worker", lambda a: a + a, lambda a: a + a, x, share=lambda a: a.send(bob))

@@ -1,0 +1,212 @@
+"""``PointerPlan``: a plan that is at a worker."""
+
+from __future__ import annotations
+
+import weakref
+from typing import Any
+
+from torch import Tensor
+
+from sharetorch.mpc.errors import MembersError, PlanError, TensorsNotCollocatedException
+from sharetorch.remote.found import POINTERS
+from sharetorch.remote.messages import Call, Fetch, Forward, Invoke, Label, Made, Meta
+from sharetorch.remote.multi import MultiPointerTensor
+from sharetorch.remote.node import Link
+from sharetorch.remote.plans import forms
+from sharetorch.remote.plans.checking import Program
+from sharetorch.remote.plans.running import require_fit
+from sharetorch.remote.pointer import PointerTensor, pointer_to
+from sharetorch.remote.requests import Handle, Operands
+
+
+class ObjectPointer:
+    """A pointer to an object that is no tensor; deletes it when it goes, unless it was found by a search.
+
+    Attributes:
+        handle: the claim on the object.
+        alive: whether the object is still there, as far as known here.
+    """
+
+    _word = "object"
+
+    def __init__(self, handle: Handle) -> None:
+        self.handle = handle
+        self.alive = True
+
+    @property
+    def location(self) -> Any:
+        """The worker that holds the object."""
+        return self.handle.link.worker
+
+    @property
+    def owner(self) -> Any:
+        """The worker that holds the pointer."""
+        return self.handle.link.owner
+
+    @property
+    def id(self) -> int:
+        """Number of the object; pointer and object share it."""
+        return self.handle.number
+
+    id_at_location = id
+
+    @property
+    def tags(self) -> set[str]:
+        """By which the object is found."""
+        return set(self.handle.tags)
+
+    @property
+    def description(self) -> str | None:
+        """What its owner says of it."""
+        return self.handle.description
+
+    def tag(self, *tags: str) -> Any:
+        """Let the object be found by these tags."""
+        self.handle.tags = tuple(dict.fromkeys([*self.handle.tags, *tags]))
+        self.handle.link.request(Label(self.handle.number, list(self.handle.tags)))
+        return self
+
+    def describe(self, text: str) -> Any:
+        """Say what the object is."""
+        self.handle.description = text
+        self.handle.link.request(Label(self.handle.number, None, text))
+        return self
+
+    def get(self, user: str | None = None, reason: str | None = None) -> Any:
+        """Fetch the object; the worker forgets it.
+
+        Raises:
+            GetNotPermittedError: the policy does not allow it.
+            ObjectNotFoundError: the worker no longer has it.
+        """
+        value = self._value(True, user, reason)
+        self.handle.drop()
+        self.alive = False
+        return value
+
+    def fetched(self, user: str | None = None, reason: str | None = None) -> Any:
+        """A copy of the object; the worker keeps it."""
+        return self._value(False, user, reason)
+
+    def _value(self, remove: bool, user: str | None, reason: str | None) -> Any:
+        return self.handle.link.request(Fetch([self.handle.number], remove, user, reason)).values[0]
+
+    def __repr__(self) -> str:
+        lines = [f"[{type(self).__name__} | {self.owner.id}:{self.id} -> {self.location.id}:{self.id}]"]
+        lines += ["\tTags: " + "".join(f"{tag} " for tag in self.handle.tags)] if self.handle.tags else []
+        return "\n".join(lines)
+
+
+class PointerPlan(ObjectPointer):
+    """A plan at a worker. Calling it with pointers to that worker runs it there, by one message.
+
+    The state is the worker's: what the plan changes in place is changed for the next call. Autograd does not record
+    through the call; a plan has its backward pass inside.
+    """
+
+    def __init__(self, handle: Handle, program: Program | None = None) -> None:
+        super().__init__(handle)
+        self._program = program
+
+    @classmethod
+    def to(cls, meta: Meta, link: Link, program: Program | None = None, owned: bool = True) -> PointerPlan:
+        """A pointer to what ``meta`` describes."""
+        return cls(Handle(link, meta, owned), program)
+
+    def reference(self) -> Any:
+        """A weak reference to this pointer."""
+        return weakref.ref(self)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Run the plan at its worker.
+
+        Returns:
+            Pointers, nested as the function's results.
+
+        Raises:
+            TensorsNotCollocatedException: an argument is not at the plan's worker.
+            PlanShapeError: other shapes or dtypes than the plan was built for.
+        """
+        self._require_alive()
+        if self._program is not None:
+            graph = self._program.graph
+            require_fit(self._program, list(forms.leaves(graph.arguments, (args, kwargs), graph.name)))
+        operands = Operands(f"The call of a plan at {self.location.id}", PointerTensor)
+        operands.link = self.handle.link
+        packed = [_packed(operands, arg) for arg in args]
+        named = {name: _packed(operands, value) for name, value in kwargs.items()}
+        reply: Made = self.handle.link.request(Call(self.handle.number, packed, named))
+        results = [operands.result(meta, pointer_to) for meta in reply.results]
+        return forms.unpack(reply.form, lambda ref: results[ref.number])
+
+    def _require_alive(self) -> None:
+        if not self.alive:
+            raise PlanError("The plan of this pointer was fetched and is no longer at the worker; send it again.")
+
+    def copy(self) -> PointerPlan:
+        """A second plan with a copy of the state, at the same worker."""
+        self._require_alive()
+        link = self.handle.link
+        (meta,) = link.request(Invoke("copy_plan", self.handle.number, [], {})).results
+        return PointerPlan.to(meta, link, self._program)
+
+    def move(self, worker: Any, user: str | None = None) -> Any:
+        """Let the plan go straight to another worker; this pointer follows. The local worker gives the plan itself."""
+        self._require_alive()
+        if worker is self.location:
+            return self
+        if worker is self.owner:
+            return self.get(user)
+        link = self.owner.link(worker.id)
+        (meta,) = self.handle.link.request(Forward([self.handle.number], worker.id, True, user)).results
+        self.handle.drop()
+        self.handle = Handle(link, meta)
+        return self
+
+
+def _packed(operands: Operands, value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _packed(operands, part) for key, part in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_packed(operands, part) for part in value]
+    if isinstance(value, MultiPointerTensor):
+        raise TensorsNotCollocatedException("An argument is at several workers; call what plan.send(alice, bob) gives.")
+    return operands.pack(value)
+
+
+class PlanPointers(list[PointerPlan]):
+    """Pointers to the same plan at several workers; calling it runs the plan at each of them.
+
+    Arguments are multi-pointers to the same workers in the same order.
+    """
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Run the plan everywhere; a single tensor comes as a multi-pointer, other results as a list."""
+        results = [
+            pointer(*(self._part(arg, place) for arg in args), **{k: self._part(v, place) for k, v in kwargs.items()})
+            for place, pointer in enumerate(self)
+        ]
+        return (
+            MultiPointerTensor.of(results) if all(isinstance(result, PointerTensor) for result in results) else results
+        )
+
+    def _part(self, value: Any, place: int) -> Any:
+        if not isinstance(value, Tensor):
+            return value
+        if not isinstance(value, MultiPointerTensor) or len(value.pointers) != len(self):
+            raise MembersError(
+                f"A plan at {len(self)} workers takes tensors at the same workers: x.send(alice, bob, ...)."
+            )
+        return value.pointers[place]
+
+    @property
+    def location(self) -> list[Any]:
+        """The workers, in order."""
+        return [pointer.location for pointer in self]
+
+    def get(self, user: str | None = None, reason: str | None = None) -> list[Any]:
+        """Fetch all plans."""
+        return [pointer.get(user, reason) for pointer in self]
+
+
+POINTERS["plan"] = lambda meta, link: PointerPlan.to(meta, link, owned=False)
