@@ -43,7 +43,8 @@ class ReleaseRequest:
         self.state = "denied"
 
     def __repr__(self) -> str:
-        return f"<ReleaseRequest {self.number}: {self.user} asks for object {self.object}, {self.state}: {self.reason!r}>"
+        asked = f"{self.user} asks for object {self.object}"
+        return f"<ReleaseRequest {self.number}: {asked}, {self.state}: {self.reason!r}>"
 
 
 _WAITING = 1000
@@ -91,8 +92,7 @@ def reader(node: Node, call: Call) -> str:
 
 
 def _askers(node: Node, call: Call) -> tuple[str, ...]:
-    """Who must all be allowed to read: to name a user gives nobody more than they have, unless they may speak for
-    users."""
+    """Who must all be allowed to read: to name a user gives no more rights, unless the sender may speak for users."""
     user = reader(node, call)
     return (user,) if user == call.sender or call.sender in node.spokesmen else (user, call.sender)
 

@@ -243,8 +243,8 @@ def _group_norm(
 
 @_checks("native_group_norm_backward")
 def _group_norm_backward(
-    grad: Tensor, input: Tensor, mean: Tensor, rstd: Tensor, weight: Tensor | None, n: int, c: int, places: int, group: int,
-    mask: list[bool],
+    grad: Tensor, input: Tensor, mean: Tensor, rstd: Tensor, weight: Tensor | None, n: int, c: int, places: int,
+    group: int, mask: list[bool],
 ) -> None:  # fmt: skip
     _group_norm(input, weight, None, n, c, places, group, 0.0)
     _require_shape(grad, input.shape, "The gradient")

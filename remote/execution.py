@@ -241,8 +241,7 @@ def _keep(node: Node, value: Any, operands: Operands, restriction: frozenset[str
 
 
 def _alone(value: Tensor) -> Tensor:
-    """A result whose memory holds nothing else: kernels return parts of larger memory at times, as it was left by
-    others."""
+    """A result whose memory holds nothing else: kernels give parts of larger memory at times, as others left it."""
     memory = memory_of(value)
     if memory is None or memory.nbytes() <= value.numel() * value.element_size():
         return value

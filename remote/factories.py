@@ -68,9 +68,7 @@ class _Elsewhere(TorchDispatchMode):
         self._link = link
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        operands = Operands(func, PointerTensor)
-        packed = operands.pack(args)
-        named = {name: operands.pack(value) for name, value in (kwargs or {}).items()}
-        reply: Made = self._link.request(Execute(operators.name_of(func), packed, named))
+        operands = Operands(func, PointerTensor, args, kwargs)
+        reply: Made = self._link.request(Execute(operators.name_of(func), operands.packed, operands.named))
         operands.link = self._link
         return operands.result(reply.results[0], pointer_to)

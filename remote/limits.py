@@ -28,8 +28,8 @@ _ELEMENT = 64
 _ENOUGH = 1 << 62
 
 UNBOUND = {
-    "arange", "block_diag", "cholesky_inverse", "diag_embed", "eye", "linalg_lu", "linalg_lu_factor", "linalg_lu_factor_ex",
-    "linalg_qr", "_linalg_svd", "_linalg_eigh", "lu_unpack", "_pdist_forward",
+    "arange", "block_diag", "cholesky_inverse", "diag_embed", "eye", "linalg_lu", "linalg_lu_factor",
+    "linalg_lu_factor_ex", "linalg_qr", "_linalg_svd", "_linalg_eigh", "lu_unpack", "_pdist_forward",
 }  # fmt: skip
 """Operations whose results may exceed the product; those that take factors as real numbers are added by name."""
 

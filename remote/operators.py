@@ -43,8 +43,8 @@ def _too_few(self: Tensor, mask: Tensor, source: Tensor) -> bool:
 
 
 TELLING = {
-    "nonzero", "masked_select", "unique_dim", "unique_consecutive", "_unique", "_unique2", "bincount", "repeat_interleave",
-    "one_hot", "linalg_lstsq",
+    "nonzero", "masked_select", "unique_dim", "unique_consecutive", "_unique", "_unique2", "bincount",
+    "repeat_interleave", "one_hot", "linalg_lstsq",
 }  # fmt: skip
 """Operations whose results have a shape that depends on values."""
 
@@ -122,8 +122,7 @@ class Operator(NamedTuple):
                 yield value
 
     def reveals(self, args: list[Any], kwargs: dict[str, Any]) -> bool:
-        """Whether a number that depends on values could be read from the shape of a result, or from whether it
-        works."""
+        """Whether a number that depends on values shows in the shape of a result, or in whether it works."""
         if self.tells_of is None:
             return self.tells
         placed, named = self.placed(args, kwargs)

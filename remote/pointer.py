@@ -27,8 +27,8 @@ from sharetorch.remote.messages import Execute, Fetch, Forward, Invoke, Label, M
 from sharetorch.remote.moving import Move
 from sharetorch.remote.node import Link
 from sharetorch.remote.objects import KINDS
-from sharetorch.remote.requests import Handle, Operands, constants_sent, in_backward, metadata_of
-from sharetorch.remote.wire import DTYPES
+from sharetorch.remote.requests import Handle, Operands, metadata_of
+from sharetorch.remote.wire import DTYPES, Ref
 
 
 class PointerTensor(torch.Tensor):
@@ -71,19 +71,38 @@ class PointerTensor(torch.Tensor):
                 f"The value of a pointer is needed here{user_line()}, and it is at a worker. "
                 "Fetch it with .get() first."
             )
-        if in_backward():
-            args, kwargs = constants_sent(func, args, kwargs, PointerTensor)
-        operands = Operands(func, PointerTensor)
-        packed = operands.pack(args)
-        named = {name: operands.pack(value) for name, value in kwargs.items()} if kwargs else {}
+        if func is _detach:
+            return args[0]._again()
+        if operators.reshapes(func):
+            args[0]._separate()
+        operands = Operands(func, PointerTensor, args, kwargs)
         if operands.link is None:
             raise UnsupportedOperationError(f"{func} has no operand at a worker{user_line()}.")
-        reply: Made = operands.link.request(Execute(operators.name_of(func), packed, named))
+        message = Execute(operators.name_of(func), operands.packed, operands.named)
+        reply: Made = operands.link.request(message)
         results = [operands.result(meta, pointer_to) for meta in reply.results]
         if operators.reshapes(func):
             with torch.utils._mode_utils.no_dispatch():
                 func(*args, **(kwargs or {}))
         return results[0] if reply.form == "one" else results
+
+    def _again(self) -> PointerTensor:
+        """A second tensor with the same claim: what ``detach()`` gives, without a message."""
+        again: PointerTensor = torch.Tensor._make_wrapper_subclass(
+            PointerTensor, self.shape, strides=self.stride(), storage_offset=self.storage_offset(), dtype=self.dtype
+        )
+        again.handle = self.handle
+        self.handle.shared = True
+        return again
+
+    def _separate(self) -> None:
+        """Let this tensor have an object of its own, a view of the same memory, before its shape changes."""
+        handle = self.handle
+        if handle.shared:
+            reply: Made = handle.link.request(Execute("aten.alias.default", [Ref(handle.number)], {}))
+            (meta,) = reply.results
+            assert meta is not None
+            self.handle = Handle(handle.link, meta)
 
     @property
     def location(self) -> Any:
@@ -140,6 +159,7 @@ class PointerTensor(torch.Tensor):
 
     def _value(self, remove: bool, user: str | None, reason: str | None) -> Tensor:
         handle = self.handle
+        remove = remove and not handle.shared
         value: Tensor = handle.link.request(Fetch([handle.number], remove, user, reason)).values[0]
         if remove:
             handle.drop()
@@ -325,6 +345,7 @@ class PointerTensor(torch.Tensor):
 KINDS[PointerTensor] = "pointer"
 
 _item = torch.ops.aten._local_scalar_dense.default
+_detach = torch.ops.aten.detach.default
 
 
 def pointer_to(meta: Meta, link: Link, owned: bool = True, requires_grad: bool = False) -> PointerTensor:

@@ -25,9 +25,10 @@ class Handle:
         kind: what the object is; see ``messages.Meta``.
         tags: by which the object is found, as far as known here.
         description: of the object.
+        shared: whether several tensors have this claim: a tensor and what was detached from it.
     """
 
-    __slots__ = ("description", "kind", "link", "number", "owned", "tags")
+    __slots__ = ("description", "kind", "link", "number", "owned", "shared", "tags")
 
     def __init__(self, link: Link, meta: Meta, owned: bool = True) -> None:
         self.link = link
@@ -36,6 +37,7 @@ class Handle:
         self.kind = meta.kind
         self.tags = tuple(meta.tags)
         self.description = meta.description
+        self.shared = False
 
     def __del__(self) -> None:
         if getattr(self, "owned", False):
@@ -62,44 +64,64 @@ class Operands:
     """Operands of one operation: all at one worker, named by number.
 
     Args:
-        func: the operation, for error messages.
+        func: the operation.
         pointer: the class of pointers.
+        args: its arguments.
+        kwargs: its keyword arguments.
 
     Attributes:
-        link: the way to the worker; None until a pointer was packed.
+        link: the way to the worker; None if there is no pointer.
+        packed: the arguments with pointers replaced by numbers.
+        named: the keyword arguments likewise.
+
+    Raises:
+        TensorsNotCollocatedException: tensors at several places.
     """
 
-    def __init__(self, func: Any, pointer: type[Tensor]) -> None:
+    def __init__(self, func: Any, pointer: type[Tensor], args: Any, kwargs: dict[str, Any] | None) -> None:
         self._func = func
         self._kind = pointer
+        self._all = (args, kwargs)
         self._pointers: list[Any] = []
         self.link: Any = None
+        self.packed = [self._pack(arg) for arg in args]
+        self.named = {name: self._pack(value) for name, value in kwargs.items()} if kwargs else {}
 
-    def pack(self, value: Any) -> Any:
-        """A value with pointers replaced by numbers.
-
-        Raises:
-            TensorsNotCollocatedException: tensors at several places.
-        """
+    def _pack(self, value: Any) -> Any:
         if isinstance(value, Tensor):
-            return self._packed(value)
+            return self._number(value) if isinstance(value, self._kind) else self._local(value)
         if isinstance(value, (list, tuple)):
-            return [self.pack(part) for part in value]
+            return [self._pack(part) for part in value]
         return value
 
-    def _packed(self, value: Any) -> Any:
-        if not isinstance(value, self._kind):
-            if type(value) is Tensor and value.dim() == 0 and self._func in _TAKE_A_NUMBER:
-                return value
-            other = self.link.worker.id if self.link is not None else "a worker"
-            raise self._elsewhere(f"{other} and here (a local {type(value).__name__})", "x.send(worker)")
-        link = value.handle.link  # type: ignore[attr-defined]
+    def _number(self, pointer: Any) -> Ref:
+        handle = pointer.handle
         if self.link is None:
-            self.link = link
-        elif link is not self.link:
-            raise self._elsewhere(f"{self.link.worker.id} and {link.worker.id}", "x.move(worker)")
-        self._pointers.append(value)
-        return Ref(value.handle.number)  # type: ignore[attr-defined]
+            self.link = handle.link
+        elif handle.link is not self.link:
+            raise self._elsewhere(f"{self.link.worker.id} and {handle.link.worker.id}", "x.move(worker)")
+        self._pointers.append(pointer)
+        return Ref(handle.number)
+
+    def _local(self, value: Any) -> Any:
+        """A local operand: a number to be written, or a constant of a derivative rule; others are refused."""
+        if type(value) is Tensor:
+            if value.dim() == 0 and self._func in _TAKE_A_NUMBER:
+                return value
+            home = self._home()
+            if home is not None and _in_backward() and not value.requires_grad and not self._func._schema.is_mutable:
+                return self._number(value.send(home.worker, owner=home.owner))  # type: ignore[attr-defined]
+        other = self.link.worker.id if self.link is not None else "a worker"
+        raise self._elsewhere(f"{other} and here (a local {type(value).__name__})", "x.send(worker)")
+
+    def _home(self) -> Link | None:
+        """The way to where the pointers are."""
+        args, kwargs = self._all
+        for value in _tensors([*args, *(kwargs or {}).values()]):
+            if isinstance(value, self._kind):
+                link: Link = value.handle.link  # type: ignore[attr-defined]
+                return link
+        return None
 
     def _elsewhere(self, places: str, remedy: str) -> TensorsNotCollocatedException:
         return TensorsNotCollocatedException(
@@ -107,37 +129,18 @@ class Operands:
         )
 
     def result(self, meta: Meta | None, make: Callable[[Meta, Link], Any]) -> Any:
-        """A pointer to a result; what was changed in place is the operand itself."""
+        """A pointer to a result; what was written is the operand itself, of several names for it that of ``out=``."""
         if meta is None:
             return None
-        for pointer in self._pointers:
+        for pointer in reversed(self._pointers) if "out" in self.named else self._pointers:
             if pointer.handle.number == meta.number:
                 return pointer
         return make(meta, self.link)
 
 
-def in_backward() -> bool:
-    """Whether PyTorch's autograd engine is at work in this thread."""
+def _in_backward() -> bool:
+    """Whether PyTorch's autograd engine is at work in this thread: its rules make zeros and ranges as local tensors."""
     return bool(torch._C._current_graph_task_id() != -1)
-
-
-def constants_sent(func: Any, args: Any, kwargs: Any, pointer: type[Tensor]) -> tuple[Any, Any]:
-    """Arguments of an operation of a backward pass, with local tensors sent to where the pointers are.
-
-    PyTorch's derivative rules make zeros, ranges and numbers as local tensors. What the operation writes is left
-    alone: the
-    rule would go on with the local tensor.
-    """
-    link = next((x.handle.link for x in _tensors([*args, *(kwargs or {}).values()]) if isinstance(x, pointer)), None)  # type: ignore[attr-defined]
-    if link is None or func._schema.is_mutable:
-        return args, kwargs
-
-    def sent(value: Any) -> Any:
-        if type(value) is Tensor and not value.requires_grad:
-            return value.send(link.worker, owner=link.owner)  # type: ignore[attr-defined]
-        return [sent(part) for part in value] if isinstance(value, (list, tuple)) else value
-
-    return [sent(arg) for arg in args], {name: sent(value) for name, value in (kwargs or {}).items()}
 
 
 def _tensors(value: Any) -> Iterator[Tensor]:

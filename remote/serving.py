@@ -119,8 +119,7 @@ def forward(node: Node, request: Forward, call: Call) -> Made:
 
 
 def parcel(record: Record, numbered: bool = True) -> Store:
-    """An object as it goes to another node, with all that is known of it, and the number it has here if
-    ``numbered``."""
+    """An object as it goes to another node, with all that is known of it; under the same number if ``numbered``."""
     names = record.readers.names
     return Store(
         [record.value],

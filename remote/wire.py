@@ -78,7 +78,7 @@ def _codec(kind: type) -> Codec | None:
 
 
 def _pack_other(value: Any) -> Any:
-    codec = _codec(type(value))
+    codec = _by_type.get(type(value)) or _codec(type(value))
     if codec is None:
         raise UnsupportedDtypeError(
             f"A value of type {type(value).__name__} cannot be sent to a worker. Tensors, numbers, texts and lists of "
@@ -88,6 +88,8 @@ def _pack_other(value: Any) -> Any:
 
 
 def _unpack_other(node: Any, number: int, data: memoryview) -> Any:
+    if number == 1 and len(data) == 8:  # most of all extensions
+        return Ref(int.from_bytes(data, "big"))
     codec = _by_number.get(number)
     if codec is None:
         raise MalformedRequestError(f"Extension {number} is none of the documented ones.")

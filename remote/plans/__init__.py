@@ -9,6 +9,7 @@ cleaning    leaving out what a graph does not need
 secure      operations on shared tensors
 running     the interpreter
 listing     a graph as readable text
+examples    what a plan is to be built for
 captured    names of the tensors a function uses
 optimizers  state of torch's optimizers, made before recording
 recording   what recording starts from and gives

@@ -24,10 +24,10 @@ from sharetorch.remote.messages import Store
 from sharetorch.remote.node import Node
 from sharetorch.remote.plans import captured, forms
 from sharetorch.remote.plans.checking import Program
-from sharetorch.remote.plans.errors import PlanShapeError
+from sharetorch.remote.plans.examples import argument_names, examples
 from sharetorch.remote.plans.listing import listing
 from sharetorch.remote.plans.pointer import PlanPointers, PointerPlan
-from sharetorch.remote.plans.recording import Recording, Shape, dtype_named
+from sharetorch.remote.plans.recording import Recording, Shape
 from sharetorch.remote.plans.running import locally, require_fit
 from sharetorch.remote.plans.state import State
 from sharetorch.remote.plans.translation import TranslationTarget
@@ -45,9 +45,9 @@ class Plan(nn.Module):
     has no ``forward``, only the recorded graph. Being a module, a plan has parameters that optimizers take.
 
     Calling it runs ``forward`` until it is built, and the recorded graph from then on. A built plan takes shapes and
-    dtypes as it was built for; -1 in ``args_shape`` leaves a size free, and a plan that computes each element by itself
-    takes any. Recorded is what the function does with these tensors: other values it reads (numbers, lists) are fixed at
-    ``build``.
+    dtypes as it was built for; -1 in ``args_shape`` leaves a size free, and a plan that computes each element by
+    itself takes any. Recorded is what the function does with these tensors: other values it reads (numbers, lists)
+    are fixed at ``build``.
 
     Args:
         name: of the plan; that of the function or class if not given.
@@ -114,9 +114,9 @@ class Plan(nn.Module):
         from sharetorch.remote.plans import tracing
 
         if args_shape is not None:
-            args = _examples(args_shape, dtypes)
+            args = examples(args_shape, dtypes)
         inputs: list[tuple[str, Shape]] = []
-        names = _argument_names(self.forward, len(args), self._takes_state())
+        names = argument_names(self.forward, len(args), self._takes_state())
         positional = [self._form(part, name, inputs, flexible) for part, name in zip(args, names, strict=True)]
         named = [[name, self._form(part, name, inputs, flexible)] for name, part in kwargs.items()]
         arguments = {"tuple": [{"tuple": positional}, {"dict": named}]}
@@ -312,7 +312,9 @@ class Plan(nn.Module):
         return pointers[0] if len(pointers) == 1 else PlanPointers(pointers)
 
     def _send_one(self, worker: Any, owner: Node) -> PointerPlan:
-        name = worker if isinstance(worker, str) else worker.id
+        name = worker if isinstance(worker, str) else getattr(worker, "id", None)
+        if not isinstance(name, str):
+            raise MembersError(f"{worker!r} is no worker. Make one with st.VirtualWorker(id=...).")
         state = tuple((id(tensor), tensor._version) for tensor in self.state)
         before, reference = self._sent.get(name, (None, None))
         pointer: PointerPlan | None = reference() if before == state else None
@@ -411,35 +413,9 @@ def func2plan(
     """
 
     def decorate(function: Callable[..., Any]) -> Plan:
+        if not callable(function):
+            raise PlanError(f"A plan is made of a function; {type(function).__name__} is none.")
         plan = Plan(name, function, state)
         return plan if args_shape is None else plan.build(args_shape=args_shape, dtypes=dtypes)
 
     return decorate
-
-
-def _examples(args_shape: Shapes, dtypes: Sequence[Any] | None) -> tuple[Any, ...]:
-    if dtypes is not None and len(dtypes) != len(args_shape):
-        raise PlanError(f"{len(args_shape)} shapes and {len(dtypes)} dtypes; give one dtype for each shape.")
-    kinds = [torch.float32] * len(args_shape) if dtypes is None else [dtype_named(dtype) for dtype in dtypes]
-    return tuple(_example(shape, kind) for shape, kind in zip(args_shape, kinds, strict=True))
-
-
-def _example(shape: Any, dtype: torch.dtype) -> Shape:
-    sizes = (shape,) if isinstance(shape, int) else tuple(shape)
-    if not all(isinstance(size, int) and size >= -1 for size in sizes):
-        raise PlanShapeError(f"args_shape holds {shape!r}; a shape is a tuple of sizes, -1 for one that is free.")
-    return Shape(sizes, dtype)
-
-
-def _argument_names(function: Callable[..., Any], count: int, takes_state: bool) -> list[str]:
-    names: list[str] = []
-    for name, parameter in inspect.signature(function).parameters.items():
-        if parameter.kind is parameter.VAR_POSITIONAL:
-            names += [f"{name}_{place}" for place in range(count - len(names))]
-        elif parameter.kind in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD) and not (
-            takes_state and name == "state"
-        ):
-            names.append(name)
-    if len(names) < count:
-        raise PlanError(f"The function takes {len(names)} arguments, and {count} shapes or tensors were given.")
-    return names[:count]

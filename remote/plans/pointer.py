@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from sharetorch.mpc.errors import MembersError, PlanError, TensorsNotCollocatedException
+from sharetorch.mpc.tensor.location import user_line
 from sharetorch.remote.found import POINTERS
 from sharetorch.remote.messages import Call, Fetch, Forward, Invoke, Label, Made, Meta
 from sharetorch.remote.multi import MultiPointerTensor
@@ -16,7 +17,8 @@ from sharetorch.remote.plans import forms
 from sharetorch.remote.plans.checking import Program
 from sharetorch.remote.plans.running import require_fit
 from sharetorch.remote.pointer import PointerTensor, pointer_to
-from sharetorch.remote.requests import Handle, Operands
+from sharetorch.remote.requests import Handle
+from sharetorch.remote.wire import Ref
 
 
 class ObjectPointer:
@@ -97,6 +99,59 @@ class ObjectPointer:
         return "\n".join(lines)
 
 
+class CallOperands:
+    """Arguments of one call of a plan or protocol, all at its worker.
+
+    Args:
+        what: is called, for error messages.
+        link: the way to its worker.
+    """
+
+    def __init__(self, what: str, link: Link) -> None:
+        self._what = what
+        self._link = link
+        self._pointers: dict[int, PointerTensor] = {}
+
+    def pack(self, value: Any) -> Any:
+        """A nest of arguments with pointers replaced by numbers.
+
+        Raises:
+            TensorsNotCollocatedException: a tensor that is not at the worker.
+        """
+        if isinstance(value, dict):
+            return {key: self.pack(part) for key, part in value.items()}
+        if isinstance(value, (list, tuple)):
+            return [self.pack(part) for part in value]
+        if not isinstance(value, Tensor):
+            return value
+        if not isinstance(value, PointerTensor) or value.handle.link.worker is not self._link.worker:
+            raise TensorsNotCollocatedException(
+                f"The {self._what} is called{user_line()} with a tensor that is {_place(value)}; bring it there with "
+                "x.send(worker) or x.move(worker)."
+            )
+        self._pointers[value.handle.number] = value
+        return Ref(value.handle.number)
+
+    def results(self, reply: Made) -> Any:
+        """Pointers to the results, nested as the worker says; an argument that comes back is the same pointer."""
+        made = [
+            None
+            if meta is None
+            else self._pointers[meta.number]
+            if meta.number in self._pointers
+            else pointer_to(meta, self._link)
+            for meta in reply.results
+        ]
+        return forms.unpack(reply.form, lambda ref: made[ref.number])
+
+
+def _place(x: Tensor) -> str:
+    location = getattr(x, "location", None)
+    if isinstance(location, list):
+        return "at several workers"
+    return "here" if location is None else f"at {location.id}"
+
+
 class PointerPlan(ObjectPointer):
     """A plan at a worker. Calling it with pointers to that worker runs it there, by one message.
 
@@ -131,13 +186,9 @@ class PointerPlan(ObjectPointer):
         if self._program is not None:
             graph = self._program.graph
             require_fit(self._program, list(forms.leaves(graph.arguments, (args, kwargs), graph.name)))
-        operands = Operands(f"The call of a plan at {self.location.id}", PointerTensor)
-        operands.link = self.handle.link
-        packed = [_packed(operands, arg) for arg in args]
-        named = {name: _packed(operands, value) for name, value in kwargs.items()}
-        reply: Made = self.handle.link.request(Call(self.handle.number, packed, named))
-        results = [operands.result(meta, pointer_to) for meta in reply.results]
-        return forms.unpack(reply.form, lambda ref: results[ref.number])
+        operands = CallOperands(f"plan at {self.location.id}", self.handle.link)
+        reply: Made = self.handle.link.request(Call(self.handle.number, operands.pack(args), operands.pack(kwargs)))
+        return operands.results(reply)
 
     def _require_alive(self) -> None:
         if not self.alive:
@@ -162,16 +213,6 @@ class PointerPlan(ObjectPointer):
         self.handle.drop()
         self.handle = Handle(link, meta)
         return self
-
-
-def _packed(operands: Operands, value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _packed(operands, part) for key, part in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_packed(operands, part) for part in value]
-    if isinstance(value, MultiPointerTensor):
-        raise TensorsNotCollocatedException("An argument is at several workers; call what plan.send(alice, bob) gives.")
-    return operands.pack(value)
 
 
 class PlanPointers(list[PointerPlan]):

@@ -29,10 +29,10 @@ from sharetorch.remote.plans import forms
 from sharetorch.remote.plans.checking import check
 from sharetorch.remote.plans.graph import Graph
 from sharetorch.remote.plans.plan import Plan
-from sharetorch.remote.plans.pointer import ObjectPointer, PointerPlan
+from sharetorch.remote.plans.pointer import CallOperands, ObjectPointer, PointerPlan
 from sharetorch.remote.plans.serving import RUNNERS
 from sharetorch.remote.pointer import PointerTensor, pointer_to
-from sharetorch.remote.requests import Handle, Operands
+from sharetorch.remote.requests import Handle
 from sharetorch.remote.wire import Ref
 from sharetorch.remote.worker import local
 
@@ -228,13 +228,9 @@ class PointerProtocol(ObjectPointer):
                 raise PlanError(
                     f"The protocol is at {self.location.id}, and an argument is not; send it there: x.send(worker)."
                 )
-        operands = Operands("The run of a protocol", PointerTensor)
-        operands.link = self.handle.link
-        reply: Made = self.handle.link.request(
-            CallRequest(self.handle.number, [operands.pack(arg) for arg in args], {})
-        )
-        results = [operands.result(meta, pointer_to) for meta in reply.results]
-        return forms.unpack(reply.form, lambda ref: results[ref.number])
+        operands = CallOperands(f"protocol at {self.location.id}", self.handle.link)
+        reply: Made = self.handle.link.request(CallRequest(self.handle.number, operands.pack(args), {}))
+        return operands.results(reply)
 
     __call__ = run
 

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 from torch._dynamo.source import ConstantSource
-from torch._subclasses.fake_tensor import FakeTensorMode
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.fx.experimental.proxy_tensor import disable_proxy_modes_tracing, get_proxy_mode, make_fx, track_tensor
 from torch.fx.experimental.symbolic_shapes import (
     DimDynamic,
@@ -181,6 +181,9 @@ class _Tracer:
         finally:
             for tensor, gradient in before.values():
                 tensor.grad = gradient
+            for _, tensor in self._state:
+                if tensor.is_leaf and isinstance(tensor.grad, FakeTensor):
+                    tensor.grad = None
 
     def _called(self, *inputs: Tensor) -> list[Any]:
         """The function on flat inputs; its flat results."""

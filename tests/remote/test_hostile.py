@@ -527,7 +527,8 @@ FUZZ = """
     dtypes = [torch.float32, torch.float64, torch.int64, torch.bool, torch.complex64, torch.int32, torch.uint8]
 
     def tensor():
-        x = torch.rand(draw.choice(shapes)).mul(draw.choice([1, 10, 1e12])).to(draw.choice(dtypes[: draw.choice([1, 3, 7])]))
+        x = torch.rand(draw.choice(shapes)).mul(draw.choice([1, 10, 1e12]))
+        x = x.to(draw.choice(dtypes[: draw.choice([1, 3, 7])]))
         return Ref(worker.keep(x, "mallory").number)
 
     def value(kind):

@@ -33,7 +33,8 @@ class Case(NamedTuple):
     dtype: torch.dtype
 
     def __repr__(self) -> str:
-        return f"{self.op.name}{self.op.variant_test_name and '.'}{self.op.variant_test_name} ({self.form}, {self.dtype})"
+        name = ".".join(part for part in (self.op.name, self.op.variant_test_name) if part)
+        return f"{name} ({self.form}, {self.dtype})"
 
     @property
     def function(self) -> Any:

@@ -60,6 +60,14 @@ def test_products_with_a_provider() -> None:
     assert left.mm(right).get().tolist() == [[2, 4], [6, 8]]
 
 
+def test_products_of_three_holders() -> None:
+    bob, alice, bill, crypto_provider = workers("bob", "alice", "bill", "crypto_provider")
+    x = torch.tensor([[25, -1]]).share(bob, alice, bill, crypto_provider=crypto_provider)
+    y = torch.tensor([[5], [3]]).share(bob, alice, bill, crypto_provider=crypto_provider)
+    assert (x @ y).get().tolist() == [[122]]
+    assert (x * y.t()).get().tolist() == [[125, -3]]
+
+
 @pytest.mark.parametrize("form", ["integers", "fixed precision"])
 def test_comparisons_give_zeros_and_ones(form: str) -> None:
     bob, alice, crypto_provider = workers("bob", "alice", "crypto_provider")

@@ -1,5 +1,8 @@
 """Who may have a tensor back: lists of users, workers that refuse by default, requests to the owner, the audit."""
 
+from collections.abc import Callable
+from typing import Any
+
 import pytest
 import torch
 
@@ -56,8 +59,69 @@ def test_nothing_gets_around_the_list() -> None:
     with pytest.raises(GetNotPermittedError):
         secret.fix_precision().share(bob, alice, crypto_provider=james)
     with pytest.raises(GetNotPermittedError):
-        bob.search([]) or bob.request_obj(secret.id_at_location, bob)
+        bob.search(secret.id)[0].get()
+    with pytest.raises(GetNotPermittedError):
+        sy.local_worker.request_obj(secret.id_at_location, bob)
+    with pytest.raises(GetNotPermittedError):
+        secret.send(alice).remote_get()
     assert not alice._objects
+
+
+def written_into(bob: sy.VirtualWorker, secret: Any) -> Any:
+    return torch.zeros(2).send(bob).copy_(secret)
+
+
+def seen_through_a_view(bob: sy.VirtualWorker, secret: Any) -> Any:
+    open_to_all = torch.zeros(2).send(bob)
+    view = open_to_all.view(2, 1)
+    open_to_all.add_(secret)
+    return view
+
+
+def chosen_by_a_comparison(bob: sy.VirtualWorker, secret: Any) -> Any:
+    return torch.where(secret > 6.5, torch.ones(2).send(bob), torch.zeros(2).send(bob))
+
+
+def looked_up(bob: sy.VirtualWorker, secret: Any) -> Any:
+    return torch.arange(10.0).send(bob)[secret.long()]
+
+
+def a_gradient(bob: sy.VirtualWorker, secret: Any) -> Any:
+    weight = torch.ones(2, requires_grad=True).send(bob)
+    (weight * secret).sum().backward()
+    return weight.grad
+
+
+def a_trained_model(bob: sy.VirtualWorker, secret: Any) -> Any:
+    model = torch.nn.Linear(2, 1)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    model.send(bob)
+    model(secret.view(1, 2)).sum().backward()
+    optimizer.step()
+    return model
+
+
+def a_number_of_hits(bob: sy.VirtualWorker, secret: Any) -> Any:
+    return secret[secret > 6.5]
+
+
+@pytest.mark.parametrize(
+    "way",
+    [
+        written_into,
+        seen_through_a_view,
+        chosen_by_a_comparison,
+        looked_up,
+        a_gradient,
+        a_trained_model,
+        a_number_of_hits,
+    ],
+)
+def test_nothing_that_depends_on_it_comes_out(way: Callable[[sy.VirtualWorker, Any], Any]) -> None:
+    bob = sy.VirtualWorker(hook, id="bob")
+    secret = torch.tensor([6.0, 7.0]).private_tensor(allowed_users=["carol"]).send(bob)
+    with pytest.raises(GetNotPermittedError):
+        way(bob, secret).get()
 
 
 def test_a_worker_that_refuses_by_default() -> None:

@@ -62,12 +62,9 @@ def test_pictures_are_small(path: Path, notebook: dict[str, Any]) -> None:
             assert picture is None or len(base64.b64decode(picture)) < LARGEST_PICTURE
 
 
-def test_it_says_who_sees_what(notebook: dict[str, Any]) -> None:
-    texts = ["".join(cell["source"]) for cell in notebook["cells"] if cell["cell_type"] == "markdown"]
-    assert texts[0].startswith("# ")
-    assert any("sees" in text and "|---|" in text for text in texts) or any(
-        "## Who sees what" in text for text in texts
-    )
+def test_it_begins_with_a_title(notebook: dict[str, Any]) -> None:
+    first = notebook["cells"][0]
+    assert first["cell_type"] == "markdown" and "".join(first["source"]).startswith("# ")
 
 
 def test_links_lead_somewhere(path: Path, notebook: dict[str, Any]) -> None:

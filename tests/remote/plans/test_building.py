@@ -121,6 +121,21 @@ def test_recording_changes_nothing() -> None:
     assert all(not isinstance(value, torch._subclasses.FakeTensor) for value in model.state_dict().values())
 
 
+def test_models_in_helpers_are_captured_too() -> None:
+    holder = type("Holder", (), {"model": nn.Linear(2, 1)})
+
+    def loss(x: Tensor) -> Tensor:
+        return holder.model(x).sum()  # type: ignore[attr-defined]
+
+    def gradients(x: Tensor) -> Tensor:
+        loss(x).backward()
+        return holder.model.weight.grad  # type: ignore[attr-defined]
+
+    plan = Plan("gradients", gradients).build(torch.ones(3, 2))
+    assert holder.model.weight.grad is None  # type: ignore[attr-defined]
+    assert plan(torch.ones(3, 2)).tolist() == [[3.0, 3.0]]
+
+
 def test_a_model_can_be_exchanged_after_building(bob: Worker) -> None:
     """Nothing torch keeps of a recording refers to the model's tensors any more."""
     net = Net().build(torch.ones(2))
@@ -350,6 +365,21 @@ def test_shapes_must_be_shapes() -> None:
         func2plan(args_shape=[(1,), (1,)])(lambda x: x)
     with pytest.raises(PlanError, match="no dtype"):
         func2plan(args_shape=[(1,)], dtypes=["float31"])(lambda x: x)
+
+
+def test_things_that_are_no_functions_shapes_or_workers() -> None:
+    with pytest.raises(PlanError, match="made of a function"):
+        func2plan()(5)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="list with one shape"):
+        func2plan(args_shape=5)(lambda x: x)  # type: ignore[arg-type]
+    with pytest.raises(PlanError, match="holds a object"):
+        Net().build(object())
+    with pytest.raises(PlanError, match="neither a graph nor a function"):
+        Plan()(torch.ones(1))
+    with pytest.raises(st.exceptions.MembersError, match="3 is no worker"):
+        Net().build(torch.ones(2)).send(3)
+    with pytest.raises(PlanError, match="made of tensors"):
+        func2plan(state=(1,))(lambda x, state: x)
 
 
 def test_dtypes() -> None:
