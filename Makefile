@@ -41,7 +41,7 @@ infer: $(VENV)/.installed-examples
 	$(PY) examples/private_inference.py --plain $(ARGS)
 
 test: $(VENV)/.installed-dev $(VENV)/.installed-examples
-	$(ONE_THREAD) $(VENV)/bin/pytest tests -n $(WORKERS) $(ARGS)
+	$(ONE_THREAD) $(VENV)/bin/pytest tests docs/tutorials --nbmake -n $(WORKERS) $(ARGS)
 
 bench: $(VENV)/.installed-dev $(VENV)/.installed-examples
 	mkdir -p benchmarks/results

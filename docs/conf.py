@@ -17,8 +17,9 @@ author = "The ShareTorch authors"
 copyright = "The ShareTorch authors, Apache-2.0"  # noqa: A001
 release = version = sharetorch.__version__
 
-extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
+extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
 exclude_patterns = ["_build", "benchmarks_table.md"]
+nb_execution_mode = "off"  # notebooks are committed as they were run; `make test` runs them again
 html_theme = "furo"
 html_title = f"ShareTorch {release}"
 

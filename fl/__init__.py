@@ -2,7 +2,6 @@
 
 Modules, each using only earlier ones:
 
-    errors        what can be wrong with data or settings
     datasets      data sets whose tensors are anywhere
     federate      splitting a data set among workers
     loader        batches at workers
@@ -21,7 +20,6 @@ Modules, each using only earlier ones:
 from sharetorch.fl import utils
 from sharetorch.fl.client import FederatedClient
 from sharetorch.fl.datasets import BaseDataset, FederatedDataset
-from sharetorch.fl.errors import FederatedDataError, TrainingError
 from sharetorch.fl.federate import federate
 from sharetorch.fl.fitting import async_fit, evaluate, fit
 from sharetorch.fl.loader import FederatedDataLoader
@@ -29,6 +27,7 @@ from sharetorch.fl.optims import Optims
 from sharetorch.fl.serving import add_dataset, remove_dataset
 from sharetorch.fl.train_config import TrainConfig
 from sharetorch.fl.utils import federated_avg
+from sharetorch.mpc.errors import FederatedDataError, TrainingError
 
 __all__ = [
     "BaseDataset",

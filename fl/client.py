@@ -9,11 +9,11 @@ from torch import Tensor
 
 from sharetorch.fl import training
 from sharetorch.fl.datasets import BaseDataset
-from sharetorch.fl.errors import FederatedDataError, TrainingError
 from sharetorch.fl.federate import gather
 from sharetorch.fl.structs import set_mode
 from sharetorch.fl.train_config import TrainConfig
 from sharetorch.fl.training import Wanted, call_loss
+from sharetorch.mpc.errors import FederatedDataError, TrainingError
 
 
 class FederatedClient:

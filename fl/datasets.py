@@ -9,8 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from sharetorch.fl.errors import FederatedDataError
-from sharetorch.mpc.errors import TensorsNotCollocatedException
+from sharetorch.mpc.errors import FederatedDataError, TensorsNotCollocatedException
 from sharetorch.remote import labels
 from sharetorch.remote.messages import Fetch
 from sharetorch.remote.pointer import PointerTensor

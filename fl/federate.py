@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.utils.data import Dataset, IterableDataset, TensorDataset, default_collate
 
 from sharetorch.fl.datasets import BaseDataset, FederatedDataset
-from sharetorch.fl.errors import FederatedDataError
+from sharetorch.mpc.errors import FederatedDataError
 from sharetorch.remote import labels
 from sharetorch.remote.node import Node
 

@@ -7,9 +7,9 @@ from typing import Any
 
 from torch import Tensor
 
-from sharetorch.fl.errors import TrainingError
 from sharetorch.fl.pointers import ConfigPointer, latest
 from sharetorch.fl.training import Wanted
+from sharetorch.mpc.errors import TrainingError
 from sharetorch.remote.worker import local
 
 

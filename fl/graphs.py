@@ -16,10 +16,9 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from sharetorch.fl.errors import TrainingError
 from sharetorch.fl.structs import RecordedStep, StepForm, set_mode, tensors_of
 from sharetorch.fl.training import call_loss
-from sharetorch.mpc.errors import MalformedRequestError
+from sharetorch.mpc.errors import MalformedRequestError, ShareTorchError, TrainingError
 from sharetorch.remote import limits, operators
 from sharetorch.remote.objects import dtype_name
 from sharetorch.remote.operators import Operator
@@ -30,6 +29,10 @@ from sharetorch.remote.plans.running import run
 from sharetorch.remote.wire import DTYPES, Ref
 
 _DETACH = "aten.detach.default"
+_CONVOLUTION = torch.ops.aten.convolution.default
+_TRACED_CONVOLUTION = torch.ops.aten._convolution.default
+"""What ``torch.jit.trace`` makes of a convolution: the same arguments, and then some for cuDNN."""
+
 _ITEM = "item"
 
 
@@ -61,7 +64,13 @@ def record(function: Callable[..., Any], inputs: Sequence[Tensor], state: Sequen
     recorder = _Recorder(list(inputs), list(state))
     # Optimised TorchScript works on copies of the parameters, which would be taken for constants.
     with torch.enable_grad(), _as_written(), recorder:
-        results = function(*inputs)
+        try:
+            results = function(*inputs)
+        except RuntimeError:
+            # TorchScript gives an error of its own in place of ours.
+            if recorder.refusal is not None:
+                raise recorder.refusal from None
+            raise
     return recorder.finished(results, name)
 
 
@@ -71,7 +80,11 @@ def _as_written() -> Any:
 
 
 class _Recorder(TorchDispatchMode):
-    """Writes down operations. Until the end a value is an object; numbers are given when the constants are known."""
+    """Writes down operations. Until the end a value is an object; numbers are given when the constants are known.
+
+    Attributes:
+        refusal: why an operation was not written down.
+    """
 
     def __init__(self, inputs: list[Tensor], state: list[Tensor]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -80,13 +93,22 @@ class _Recorder(TorchDispatchMode):
         self._values: dict[int, _Value] = {}
         self._kept: list[Tensor] = []
         self._nodes: list[tuple[str, list[Any], dict[str, Any]]] = []
+        self.refusal: ShareTorchError | None = None
         for kind, tensors in (("input", inputs), ("state", state)):
             for place, tensor in enumerate(tensors):
                 self._name(tensor, _Value(kind, place))
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Run an operation and write it down."""
-        kwargs = kwargs or {}
+        if func is _TRACED_CONVOLUTION:
+            func, args = _CONVOLUTION, args[: len(_CONVOLUTION._schema.arguments)]
+        try:
+            return self._written(func, args, kwargs or {})
+        except ShareTorchError as error:
+            self.refusal = error
+            raise
+
+    def _written(self, func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
         if func is torch.ops.aten._local_scalar_dense.default:
             raise TrainingError(
                 "The model or loss asks for the value of a tensor (item(), bool() or a number made of it), so its "

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from sharetorch.fl.datasets import BaseDataset, FederatedDataset
-from sharetorch.fl.errors import FederatedDataError
+from sharetorch.mpc.errors import FederatedDataError
 
 Batch = tuple[Any, Any]
 

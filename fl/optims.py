@@ -9,7 +9,7 @@ from typing import Any
 
 from torch.optim import Optimizer
 
-from sharetorch.fl.errors import TrainingError
+from sharetorch.mpc.errors import TrainingError
 
 
 class Optims:

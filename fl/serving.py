@@ -15,12 +15,18 @@ from torch import Tensor
 
 from sharetorch.fl import training
 from sharetorch.fl.datasets import BaseDataset
-from sharetorch.fl.errors import FederatedDataError, TrainingError
 from sharetorch.fl.federate import gather
 from sharetorch.fl.graphs import Step
 from sharetorch.fl.structs import ModelState, RecordedStep, RemoteConfig, StepForm
 from sharetorch.fl.training import Settings, Wanted
-from sharetorch.mpc.errors import GetNotPermittedError, MalformedRequestError, RemoteOperationError, ShareTorchError
+from sharetorch.mpc.errors import (
+    FederatedDataError,
+    GetNotPermittedError,
+    MalformedRequestError,
+    RemoteOperationError,
+    ShareTorchError,
+    TrainingError,
+)
 from sharetorch.remote import labels
 from sharetorch.remote.access import may_read, usable
 from sharetorch.remote.audit import Call

@@ -9,9 +9,8 @@ import msgspec
 import torch
 from torch import Tensor, nn
 
-from sharetorch.fl.errors import TrainingError
 from sharetorch.fl.training import Settings
-from sharetorch.mpc.errors import MalformedRequestError
+from sharetorch.mpc.errors import MalformedRequestError, TrainingError
 from sharetorch.remote import wire
 from sharetorch.remote.objects import KINDS
 from sharetorch.remote.plans.graph import Graph

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from sharetorch.fl.errors import TrainingError
 from sharetorch.fl.graphs import StepSource
 from sharetorch.fl.pointers import ConfigPointer, ModelPointer
 from sharetorch.fl.structs import ModelState, RemoteConfig
 from sharetorch.fl.training import Settings
+from sharetorch.mpc.errors import TrainingError
 from sharetorch.mpc.session import new_id
 from sharetorch.remote.messages import Meta, Store
 from sharetorch.remote.requests import Handle

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from sharetorch.fl.datasets import BaseDataset
-from sharetorch.fl.errors import TrainingError
+from sharetorch.mpc.errors import TrainingError
 
 _COMMON = ("lr", "weight_decay", "maximize")
 _ADAM = (*_COMMON, "betas", "eps", "amsgrad")

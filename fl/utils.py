@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sharetorch.fl.errors import FederatedDataError, TrainingError
 from sharetorch.fl.loader import FederatedDataLoader
+from sharetorch.mpc.errors import FederatedDataError, TrainingError
 
 
 def federated_avg(models: Mapping[Any, nn.Module]) -> nn.Module:

@@ -20,17 +20,40 @@
     │   └── UnsupportedLayersError layers of a model that cannot be shared, all of them
     ├── ProtocolError              members got out of step: a defect, or a peer that misbehaves
     ├── RangeCheckError            debug mode found a value outside its range
-    └── RemoteError                a request to a worker failed or was refused
-        ├── TensorsNotCollocatedException  operands at different places
-        ├── ObjectNotFoundError    no such object at the worker (also an ObjectGoneError)
-        ├── GetNotPermittedError   the object's policy does not let the caller have it
-        ├── InvalidTensorForRemoteGet  remote_get without a pointer to a pointer
-        ├── WorkerNotFoundException    no worker of that name is known
-        ├── MalformedRequestError  bytes that are no message, or a message with wrong contents
-        ├── OperationNotAllowedError   an operation outside the worker's list
-        ├── LimitExceededError     larger than the worker allows
-        ├── RemoteOperationError   the operation failed at the worker for a reason it keeps to itself
-        └── PlanError              a plan that is not built, or cannot be
+    ├── RemoteError                a request to a worker failed or was refused
+    │   ├── TensorsNotCollocatedException  operands at different places (also a MismatchError)
+    │   ├── ObjectNotFoundError    no such object at the worker (also an ObjectGoneError)
+    │   ├── GetNotPermittedError   the object's policy does not let the caller have it
+    │   ├── InvalidTensorForRemoteGet  remote_get without a pointer to a pointer
+    │   ├── WorkerNotFoundException    no worker of that name is known
+    │   ├── MalformedRequestError  bytes that are no message, or a message with wrong contents
+    │   ├── OperationNotAllowedError   an operation outside the worker's list
+    │   ├── LimitExceededError     larger than the worker allows
+    │   ├── RemoteOperationError   the operation failed at the worker for a reason it keeps to itself
+    │   └── PlanError              a plan that is not built, or cannot be
+    │       └── PlanShapeError     a call of a plan with other shapes (also a ShapeError)
+    ├── IdNotUniqueError           a number for a second object
+    ├── LabelError                 tags or a description that are none
+    ├── SandboxError               create_sandbox() without torch in the names it was given
+    ├── own tensor types
+    │   ├── UnknownOverloadError   an overload of a function torch does not have
+    │   ├── LayerMismatchError     two types of one's own in one operation (a MismatchError)
+    │   ├── EmptyLayerError        a layer without a child
+    │   ├── NotATensorError        a layer on something that is no tensor
+    │   └── LostGradientError      a way on which the gradient would be lost
+    ├── Paillier
+    │   ├── KeySizeError           a key that is too short or has the wrong form
+    │   ├── WrongKeyError          a key, or two operands, do not belong together (a MismatchError)
+    │   ├── CiphertextError        bytes or numbers that are no ciphertexts
+    │   ├── PlaintextRangeError    a result could leave the range of the key (an EncodingRangeError)
+    │   └── CiphertextProductError two encrypted operands multiplied (an UnsupportedOperationError)
+    └── data and statistics
+        ├── FederatedDataError     a data set that cannot be made, split or found as asked
+        ├── TrainingError          training settings that are wrong or incomplete
+        ├── RegressionDataError    the data of the owners do not fit together
+        │   └── DegreesOfFreedomError  not more observations than coefficients
+        ├── SingularDesignError    columns that depend on each other
+        └── NotFittedError         a result asked for before fit()
 
 A message says what happened with the actual values, why it matters, and what to do.
 """
@@ -158,3 +181,86 @@ class RemoteOperationError(RemoteError, RuntimeError):
 
 class PlanError(RemoteError, RuntimeError):
     """A plan is not built, or cannot be built or run."""
+
+
+class KeySizeError(ShareTorchError, ValueError):
+    """A key has too few bits, too many, or not the form of a Paillier key."""
+
+
+class WrongKeyError(MismatchError):
+    """A key does not belong to a tensor, or two tensors are encrypted under different keys."""
+
+
+class PlaintextRangeError(EncodingRangeError, OverflowError):
+    """The integers behind a result might leave the range of the key and wrap around."""
+
+
+class CiphertextError(ShareTorchError, ValueError):
+    """Something is not a ciphertext, or not one under this key."""
+
+
+class CiphertextProductError(UnsupportedOperationError):
+    """Two encrypted operands would have to be multiplied."""
+
+
+class FederatedDataError(ShareTorchError, ValueError):
+    """A data set that cannot be made, split or found as asked."""
+
+
+class TrainingError(ShareTorchError, ValueError):
+    """Training settings that are wrong or incomplete."""
+
+
+class RegressionDataError(ShareTorchError, ValueError):
+    """The data of the owners do not fit together."""
+
+
+class DegreesOfFreedomError(RegressionDataError):
+    """There are not more observations than coefficients."""
+
+
+class SingularDesignError(ShareTorchError, ArithmeticError):
+    """The columns are linearly dependent, or too close to it for the working precision."""
+
+
+class NotFittedError(ShareTorchError, RuntimeError):
+    """A result was asked for before ``fit``."""
+
+
+class PlanShapeError(PlanError, ShapeError):
+    """Arguments do not have the number, form, shapes or dtypes the plan was built for."""
+
+
+class IdNotUniqueError(ShareTorchError, ValueError):
+    """A number was to be given to a second object."""
+
+
+class UnknownOverloadError(ShareTorchError, AttributeError):
+    """A function was overloaded that torch does not have, so the overload would never be called."""
+
+
+class LayerMismatchError(MismatchError):
+    """Tensors of different types of the user's own meet, and neither is laid around the other.
+
+    No TypeError: inside ``x + y`` Python takes one for "try y + x", and the message would be lost.
+    """
+
+
+class EmptyLayerError(ShareTorchError, ValueError):
+    """A layer was used before it was laid around a tensor."""
+
+
+class NotATensorError(ShareTorchError, TypeError):
+    """A layer was to be laid around something that is no tensor."""
+
+
+class LostGradientError(ShareTorchError, RuntimeError):
+    """An operation below PyTorch's autograd would lose the gradient of a layer's child."""
+
+
+class SandboxError(ShareTorchError, NameError):
+    """The namespace given to a sandbox is none, or has no torch in it."""
+
+
+class LabelError(ShareTorchError, TypeError):
+    """Tags, descriptions and users are texts."""

@@ -1,8 +1,8 @@
 """Exchanging what tensors are, in place, so that a model and its optimizers go on with the same objects.
 
-``torch.utils.swap_tensors`` exchanges what a parameter is without making a new one. It refuses parameters of a graph that
-is still alive. Where one of the two is a pointer the graph may live on: it keeps what it recorded, and a later backward pass
-through it no longer reaches the parameter.
+``torch.utils.swap_tensors`` exchanges what a parameter is without making a new one. It refuses parameters of a graph
+that is still alive. Where one of the two is a pointer the graph may live on: it keeps what it recorded, and a later
+backward pass through it no longer reaches the parameter.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ def exchange(
         The model itself.
 
     Raises:
-        ShareTorchError: a parameter is still part of a graph.
+        ShareTorchError: a parameter is still part of a graph; then nothing is changed.
     """
     olds = list(tensors)
     with torch.no_grad():
@@ -77,21 +77,38 @@ def exchange(
     recurrent = [module for module in model.modules() if isinstance(module, nn.RNNBase)]
     for module in recurrent:
         module._flat_weight_refs = []  # weak references forbid the exchange; torch makes them anew
-    _become_all(olds, news, grads)
-    for module in recurrent:
-        module._init_flat_weights()
+    try:
+        _become_all(olds, news, grads)
+    finally:
+        for module in recurrent:
+            module._init_flat_weights()
     return model
 
 
 def _become_all(olds: Sequence[Tensor], news: Sequence[Tensor], grads: Sequence[Tensor | None]) -> None:
-    for old, new, grad in zip(olds, news, grads, strict=True):
-        if new is old:
-            continue
-        try:
-            become(old, new)
-        except RuntimeError as error:
-            raise ShareTorchError(
-                f"A parameter of shape {tuple(old.shape)} is still part of a graph or weakly referenced ({error}); "
-                "finish the backward pass or delete the loss first."
-            ) from error
+    pairs = [pair for pair in zip(olds, news, grads, strict=True) if pair[0] is not pair[1]]
+    for old, new, _ in pairs:
+        if not (_claims(old) or _claims(new)):
+            _require_free(old)
+    for old, new, grad in pairs:
+        become(old, new)
         old.grad = grad
+
+
+def _require_free(x: Tensor) -> None:
+    """Find out whether a tensor can be exchanged, by exchanging it for another and back.
+
+    Raises:
+        ShareTorchError: it is still part of a graph.
+    """
+    empty = torch.empty(0)
+    other = nn.Parameter(empty, requires_grad=False) if isinstance(x, nn.Parameter) else empty
+    try:
+        for _ in range(2):
+            torch.utils.swap_tensors(x, other)
+    except RuntimeError as error:
+        raise ShareTorchError(
+            f"A parameter of shape {tuple(x.shape)} is still part of a graph or weakly referenced ({error}), so nothing "
+            "is changed. Finish the backward pass or delete the output or loss first; compute outputs that need no "
+            "gradients under torch.no_grad()."
+        ) from error

@@ -20,27 +20,13 @@ import torch
 from torch import Tensor, nn
 
 from sharetorch.autograd.extremes import Extreme
-from sharetorch.mpc.errors import MismatchError, ShareTorchError
+from sharetorch.mpc.errors import (
+    EmptyLayerError,
+    LayerMismatchError,
+    LostGradientError,
+    NotATensorError,
+)
 from sharetorch.remote.overload import OverloadedFunction, OverloadedMethod, Overloads, function_name, is_method
-
-
-class LayerMismatchError(MismatchError):
-    """Tensors of different types of the user's own meet, and neither is laid around the other.
-
-    No TypeError: inside ``x + y`` Python takes one for "try y + x", and the message would be lost.
-    """
-
-
-class EmptyLayerError(ShareTorchError, ValueError):
-    """A layer was used before it was laid around a tensor."""
-
-
-class NotATensorError(ShareTorchError, TypeError):
-    """A layer was to be laid around something that is no tensor."""
-
-
-class LostGradientError(ShareTorchError, RuntimeError):
-    """An operation below PyTorch's autograd would lose the gradient of a layer's child."""
 
 
 class AbstractTensor(torch.Tensor):

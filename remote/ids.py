@@ -5,14 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from sharetorch.mpc.errors import ShareTorchError
+from sharetorch.mpc.errors import IdNotUniqueError
 from sharetorch.mpc.session import new_id
 
 _LARGEST = 2**63
-
-
-class IdNotUniqueError(ShareTorchError, ValueError):
-    """A number was to be given to a second object."""
 
 
 class IdProvider:

@@ -7,12 +7,8 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from sharetorch.mpc.errors import ShareTorchError
+from sharetorch.mpc.errors import LabelError
 from sharetorch.remote.ids import ID_PROVIDER
-
-
-class LabelError(ShareTorchError, TypeError):
-    """Tags, descriptions and users are texts."""
 
 
 class Label(NamedTuple):

@@ -277,7 +277,7 @@ def _columns(args: list[Any]) -> int:
     x, weight = (args[1], args[2]) if len(args) > 9 and isinstance(args[2], Tensor) else (args[0], args[1])
     windows = weight.numel() // max(weight.shape[0], 1)
     places = x.numel() // max(x.shape[1] * x.shape[0], 1) if x.dim() > 1 else x.numel()
-    return windows * places * x.element_size()
+    return int(windows * places * x.element_size())
 
 
 def _gamma(args: list[Any]) -> int:

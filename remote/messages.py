@@ -174,9 +174,11 @@ class Release(Message, frozen=True, tag="release"):
     users: list[str]
 
 
-class Train(Message, tag="train"):
-    """Train a model the worker holds on one of its data sets. Reply: ``Values`` with the last loss (None if the caller may
-    not have it) and an empty list; or with None and the forms of batches for which graphs are missing, with nothing done.
+class Train(Message, frozen=True, tag="train"):
+    """Train a model the worker holds on one of its data sets. Reply: ``Values``.
+
+    The reply holds the last loss, or None if the caller may not have it, and an empty list; or None and the forms of
+    batches for which graphs are missing, with nothing done.
 
     Attributes:
         config: number of the training settings.
@@ -189,8 +191,10 @@ class Train(Message, tag="train"):
     options: dict[str, Any] = {}
 
 
-class Evaluate(Message, tag="evaluate"):
-    """Evaluate a model on one of the worker's data sets. Reply: ``Values`` with the figures and an empty list, or as ``Train``.
+class Evaluate(Message, frozen=True, tag="evaluate"):
+    """Evaluate a model on one of the worker's data sets. Reply: ``Values``.
+
+    The reply holds the figures and an empty list; or as for ``Train``.
 
     Attributes:
         config: number of the training settings.
@@ -208,7 +212,8 @@ class Made(Message, frozen=True, tag="made"):
 
     Attributes:
         results: one entry for each result, None where an operation gave none.
-        form: "one", "several", or for plans a nested form in which integers are places in ``results``.
+        form: "one", "several", or for plans a form of ``plans/forms.py`` whose leaves
+            are places in ``results``.
     """
 
     results: list[Meta | None]

@@ -102,7 +102,7 @@ def describe(number: int, value: Any, tags: list[str], description: str | None) 
             dtype_name(value.dtype),
             list(value.shape),
             list(value.stride()) if value.layout is torch.strided else [],
-            value.storage_offset() if value.layout is torch.strided else 0,
+            int(value.storage_offset()) if value.layout is torch.strided else 0,
             tags,
             description,
         )

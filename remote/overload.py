@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 
-from sharetorch.mpc.errors import ShareTorchError
+from sharetorch.mpc.errors import UnknownOverloadError
 
 _OTHER_NAMES = {
     "truediv": "div",
@@ -30,10 +30,6 @@ _OTHER_NAMES = {
     "invert": "bitwise_not",
 }
 """Methods that operators stand for, where the names differ."""
-
-
-class UnknownOverloadError(ShareTorchError, AttributeError):
-    """A function was overloaded that torch does not have, so the overload would never be called."""
 
 
 class OverloadedMethod:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from sharetorch.hooking import TorchHook
-from sharetorch.mpc.errors import ShareTorchError
+from sharetorch.mpc.errors import SandboxError
 from sharetorch.remote import sample_data
 from sharetorch.remote.grid import PrivateGridNetwork
 from sharetorch.remote.sample_data import SampleSet
@@ -23,10 +23,6 @@ _TORCH_NAMES = ("torch", "th")
 
 _say: Callable[[str], None] = print
 """Takes the lines about progress: names and public facts only."""
-
-
-class SandboxError(ShareTorchError, NameError):
-    """The namespace given to a sandbox is none, or has no torch in it."""
 
 
 def create_sandbox(gbs: MutableMapping[str, Any], verbose: bool = True, download_data: bool = True) -> None:

@@ -26,6 +26,15 @@ from sharetorch.remote.ids import ID_PROVIDER
 from sharetorch.remote.labels import PrivateTensor
 from sharetorch.remote.logging_tensor import LoggingTensor
 from sharetorch.remote.overload import overloaded
+from sharetorch.remote.plans import (
+    Plan,
+    PointerPlan,
+    PointerProtocol,
+    Protocol,
+    func2plan,
+    func2protocol,
+    plan_of,
+)
 from sharetorch.remote.sandbox import create_sandbox, make_hook
 from sharetorch.tutorial_names import hook as hook
 from sharetorch.tutorial_names import torch as torch
@@ -51,10 +60,14 @@ __all__ = [
     "MultiPointerTensor",
     "NumpyTensor",
     "PaillierTensor",
+    "Plan",
+    "PointerPlan",
+    "PointerProtocol",
     "PointerTensor",
     "PrivateGridNetwork",
     "PrivateTensor",
     "Profile",
+    "Protocol",
     "PublicGridNetwork",
     "ShareTorchError",
     "SharedTensor",
@@ -67,12 +80,15 @@ __all__ = [
     "debug",
     "exceptions",
     "fl",
+    "func2plan",
+    "func2protocol",
     "install",
     "local_worker",
     "keygen",
     "make_hook",
     "nn",
     "overloaded",
+    "plan_of",
     "profile",
     "serde",
 ]

@@ -3,7 +3,6 @@
 One party holds the private key; everybody can encrypt under the public key, add encrypted tensors, and multiply them
 by public ones. Each module imports only earlier ones:
 
-errors       what can go wrong
 draws        secret numbers: units, primes
 keys         public and private keys, ``keygen``
 encoding     real numbers as plaintext integers
@@ -16,14 +15,14 @@ products     sums over dimensions, matrix products, convolutions
 encryption   ``encrypt``
 """
 
-from sharetorch.mpc.paillier.encryption import encrypt
-from sharetorch.mpc.paillier.errors import (
+from sharetorch.mpc.errors import (
     CiphertextError,
     CiphertextProductError,
     KeySizeError,
     PlaintextRangeError,
     WrongKeyError,
 )
+from sharetorch.mpc.paillier.encryption import encrypt
 from sharetorch.mpc.paillier.keys import KeyPair, PrivateKey, PublicKey, keygen
 from sharetorch.mpc.paillier.tensor import PaillierTensor
 

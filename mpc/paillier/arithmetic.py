@@ -8,11 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sharetorch.mpc.errors import DivisionByZeroError
+from sharetorch.mpc.errors import CiphertextProductError, DivisionByZeroError, WrongKeyError
 from sharetorch.mpc.paillier import ciphertexts
 from sharetorch.mpc.paillier.ciphertexts import Cell
 from sharetorch.mpc.paillier.encoding import as_tensor, common_unit, encode, logical_dtype, operand
-from sharetorch.mpc.paillier.errors import CiphertextProductError, WrongKeyError
 from sharetorch.mpc.paillier.tensor import PaillierTensor, aten, derived, on_meta, require_room, unsupported
 from sharetorch.mpc.tensor.location import user_line
 

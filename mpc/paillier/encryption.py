@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
-from sharetorch.mpc.errors import EncodingError, UnsupportedDtypeError, UnsupportedOperationError
+from sharetorch.mpc.errors import EncodingError, UnsupportedDtypeError, UnsupportedOperationError, WrongKeyError
 from sharetorch.mpc.paillier import arithmetic, ciphertexts, products, structure  # noqa: F401  (they fill the table)
 from sharetorch.mpc.paillier.encoding import (
     DEFAULT_LIMIT,
@@ -16,7 +16,6 @@ from sharetorch.mpc.paillier.encoding import (
     logical_dtype,
     scale_for,
 )
-from sharetorch.mpc.paillier.errors import WrongKeyError
 from sharetorch.mpc.paillier.keys import PrivateKey, PublicKey
 from sharetorch.mpc.paillier.tensor import Content, PaillierTensor, require_room
 from sharetorch.mpc.tensor.fixed_precision import FixedPrecisionTensor

@@ -17,9 +17,8 @@ from typing import Any, NamedTuple
 
 import gmpy2
 
-from sharetorch.mpc.errors import RevealError
+from sharetorch.mpc.errors import KeySizeError, RevealError
 from sharetorch.mpc.paillier import draws
-from sharetorch.mpc.paillier.errors import KeySizeError
 
 MINIMUM_BITS = 2048
 MAXIMUM_BITS = 16384

@@ -15,16 +15,18 @@ import torch
 from torch import Tensor
 
 from sharetorch.mpc.errors import (
+    CiphertextError,
     EncodingError,
+    PlaintextRangeError,
     RevealError,
     ShapeError,
     ShareTorchError,
     UnsupportedOperationError,
+    WrongKeyError,
 )
 from sharetorch.mpc.paillier import ciphertexts, encoding, wire
 from sharetorch.mpc.paillier.ciphertexts import Cell
 from sharetorch.mpc.paillier.encoding import Scale
-from sharetorch.mpc.paillier.errors import CiphertextError, PlaintextRangeError, WrongKeyError
 from sharetorch.mpc.paillier.keys import PrivateKey, PublicKey
 from sharetorch.mpc.tensor.location import user_line
 

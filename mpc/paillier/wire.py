@@ -22,9 +22,9 @@ from dataclasses import dataclass
 import gmpy2
 import torch
 
+from sharetorch.mpc.errors import CiphertextError, WrongKeyError
 from sharetorch.mpc.paillier.ciphertexts import Cell
 from sharetorch.mpc.paillier.encoding import MAXIMUM_DIGITS, Scale
-from sharetorch.mpc.paillier.errors import CiphertextError, WrongKeyError
 from sharetorch.mpc.paillier.keys import MAXIMUM_BITS, PublicKey
 
 MAGIC = b"STPAIL\x00\x01"

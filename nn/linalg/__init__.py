@@ -1,6 +1,5 @@
 """Linear algebra and linear regression on shared tensors.
 
-errors        what can be wrong with data or a design
 working       the working precision, and the way into and out of it
 vectors       unit vectors, Gram-Schmidt, triangular inverses
 inverse, qr   ``inv_sym`` and ``qr``
@@ -14,8 +13,8 @@ regression    ``EncryptedLinearRegression``
 dash          ``DASH``, the association scan
 """
 
+from sharetorch.mpc.errors import DegreesOfFreedomError, NotFittedError, RegressionDataError, SingularDesignError
 from sharetorch.nn.linalg.dash import DASH
-from sharetorch.nn.linalg.errors import DegreesOfFreedomError, NotFittedError, RegressionDataError, SingularDesignError
 from sharetorch.nn.linalg.inverse import inv_sym
 from sharetorch.nn.linalg.qr import qr
 from sharetorch.nn.linalg.regression import EncryptedLinearRegression

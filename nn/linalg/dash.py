@@ -24,7 +24,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from sharetorch.nn.linalg.errors import DegreesOfFreedomError, NotFittedError, RegressionDataError, SingularDesignError
+from sharetorch.mpc.errors import DegreesOfFreedomError, NotFittedError, RegressionDataError, SingularDesignError
 from sharetorch.nn.linalg.floating import release
 from sharetorch.nn.linalg.owners import block_of, choose_members, contributions, projected_summary
 from sharetorch.nn.linalg.pooling import Pool, pool

@@ -23,10 +23,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from sharetorch.mpc.errors import MembersError, NotFiniteError
+from sharetorch.mpc.errors import MembersError, NotFiniteError, RegressionDataError
 from sharetorch.mpc.tensor.fixed_precision import FixedPrecisionTensor
 from sharetorch.mpc.tensor.shared import SharedTensor
-from sharetorch.nn.linalg.errors import RegressionDataError
 from sharetorch.nn.linalg.floating import onehot_of
 from sharetorch.nn.linalg.working import BITS, WORKING, inner, integers, relabelled, to_working
 

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from sharetorch.nn.linalg.errors import RegressionDataError
+from sharetorch.mpc.errors import RegressionDataError
 from sharetorch.nn.linalg.floating import divided, exponents_of, magnitudes, onehot_of, weighted
 from sharetorch.nn.linalg.owners import LEVELS, LOWEST, MEAN_BITS, STEP, Contribution
 

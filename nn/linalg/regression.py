@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sharetorch.nn.linalg.errors import (
+from sharetorch.mpc.errors import (
     DegreesOfFreedomError,
     NotFittedError,
     RegressionDataError,

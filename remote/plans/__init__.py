@@ -1,6 +1,5 @@
 """Plans: functions recorded as graphs of aten operations, sent once as data and run by one message.
 
-errors      what can be wrong with a call
 forms       nested arguments and results as plain data
 graph       the data form: inputs, state, nodes, output, and its version
 numbers     arithmetic on sizes and other numbers inside a graph
@@ -23,7 +22,7 @@ protocol    plans at several workers, one after the other
 roles       functions written for several parties at once
 """
 
-from sharetorch.remote.plans.errors import PlanShapeError
+from sharetorch.mpc.errors import PlanShapeError
 from sharetorch.remote.plans.exported import plan_of
 from sharetorch.remote.plans.placeholder import PlaceHolder
 from sharetorch.remote.plans.plan import Plan, func2plan

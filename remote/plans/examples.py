@@ -8,8 +8,7 @@ from typing import Any
 
 import torch
 
-from sharetorch.mpc.errors import PlanError
-from sharetorch.remote.plans.errors import PlanShapeError
+from sharetorch.mpc.errors import PlanError, PlanShapeError
 from sharetorch.remote.plans.recording import Shape, dtype_named
 
 

@@ -9,8 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from sharetorch.mpc.errors import MalformedRequestError, PlanError
-from sharetorch.remote.plans.errors import PlanShapeError
+from sharetorch.mpc.errors import MalformedRequestError, PlanError, PlanShapeError
 from sharetorch.remote.wire import Ref
 
 PLAIN = (type(None), bool, int, float, str)

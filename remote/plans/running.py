@@ -8,12 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sharetorch.mpc.errors import MalformedRequestError
+from sharetorch.mpc.errors import MalformedRequestError, PlanShapeError
 from sharetorch.remote.objects import dtype_name
 from sharetorch.remote.operators import Operator
 from sharetorch.remote.plans import forms, numbers, secure
 from sharetorch.remote.plans.checking import Program, Step
-from sharetorch.remote.plans.errors import PlanShapeError
 from sharetorch.remote.plans.graph import Graph, Spec, dims
 from sharetorch.remote.wire import Ref
 

@@ -17,24 +17,6 @@ import sharetorch as sy
 from sharetorch import tutorial_names
 from sharetorch.tutorial_names import ABSENT, PATHS, WHOLE_MODULES
 
-PENDING: dict[str, str] = {
-    **dict.fromkeys(
-        ("Plan", "func2plan", "Protocol", "func2protocol", "PointerPlan", "PointerProtocol"), "remote/plans"
-    ),
-    **dict.fromkeys(("State", "PlaceHolder", "TranslationTarget"), "remote/plans"),
-    **dict.fromkeys(("BaseDataset", "FederatedDataset", "FederatedDataLoader", "TrainConfig"), "fl: exports"),
-    **dict.fromkeys(("federated_avg", "add_model", "scale_model", "accuracy"), "fl/utils"),
-    **dict.fromkeys(
-        ("extract_batches_per_worker", "create_gaussian_mixture_toy_data", "iris_data_partial"), "fl/utils"
-    ),
-    **dict.fromkeys(("Optims", "FederatedClient"), "fl"),
-    **dict.fromkeys(("add_dataset", "remove_dataset", "fit", "evaluate"), "fl: methods of workers"),
-    **dict.fromkeys(("fetch_plan", "fetch_protocol"), "remote/plans: methods of workers"),
-    "EmptyCryptoPrimitiveStoreError": "mpc/errors.py",
-    "IdNotUniqueError": "mpc/errors.py: to be moved there from remote/ids.py",
-}
-"""Names that somebody is still writing, and where. Empty when all is done."""
-
 TOP_LEVEL: dict[str, str] = {
     "TorchHook": "sharetorch.hooking:TorchHook",
     "VirtualWorker": "sharetorch.remote.worker:VirtualWorker",
@@ -103,7 +85,7 @@ IMPORTS: dict[str, tuple[str, ...]] = {
     "sharetorch.federated.train_config": ("TrainConfig",),
     "sharetorch.exceptions": (
         *("TensorsNotCollocatedException", "ObjectNotFoundError", "GetNotPermittedError"),
-        *("InvalidTensorForRemoteGet", "WorkerNotFoundException", "IdNotUniqueError", "EmptyCryptoPrimitiveStoreError"),
+        *("InvalidTensorForRemoteGet", "WorkerNotFoundException", "IdNotUniqueError"),
     ),
 }
 """What the tutorials and their tests import, by path."""
@@ -138,28 +120,15 @@ def resolved(target: str) -> Any:
     return getattr(found, name) if name else found
 
 
-def skip_if_pending(name: str, error: Exception) -> None:
-    if name in PENDING:
-        pytest.skip(f"{name} is being written: {PENDING[name]}")
-    raise error
-
-
 @pytest.mark.parametrize("name", TOP_LEVEL)
 def test_front_door(name: str) -> None:
-    try:
-        found = getattr(sy, name)
-    except AttributeError as error:
-        return skip_if_pending(name, error)
-    assert found is resolved(TOP_LEVEL[name])
+    assert getattr(sy, name) is resolved(TOP_LEVEL[name])
 
 
 @pytest.mark.parametrize(("path", "name"), [(path, name) for path, names in IMPORTS.items() for name in names])
 def test_imports(path: str, name: str) -> None:
     names: dict[str, Any] = {}
-    try:
-        exec(f"from {path} import {name}", names)
-    except ImportError as error:
-        return skip_if_pending(name, error)
+    exec(f"from {path} import {name}", names)
     exec(f"import {path}", names)
     place: Any = names["sharetorch"]
     for part in path.split(".")[1:]:
@@ -169,10 +138,7 @@ def test_imports(path: str, name: str) -> None:
 
 @pytest.mark.parametrize(("path", "name"), [(path, name) for path, names in PATHS.items() for name in names])
 def test_the_table_leads_to_what_exists(path: str, name: str) -> None:
-    try:
-        expected = resolved(PATHS[path][name])
-    except (ImportError, AttributeError) as error:
-        return skip_if_pending(name, error)
+    expected = resolved(PATHS[path][name])
     module = importlib.import_module(f"sharetorch.{path}")
     assert getattr(module, name) is expected
     assert name in dir(module) and name in module.__all__
@@ -194,8 +160,7 @@ def test_the_table_leads_to_what_exists(path: str, name: str) -> None:
     ids=lambda value: value if isinstance(value, str) else value.__name__,
 )
 def test_methods(name: str, kind: type) -> None:
-    if not hasattr(kind, name):
-        skip_if_pending(name, AttributeError(f"{kind.__name__} has no {name}"))
+    assert hasattr(kind, name)
 
 
 def test_workers_have_what_is_set_per_worker() -> None:

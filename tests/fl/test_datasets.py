@@ -12,8 +12,7 @@ from torch.utils.data import ConcatDataset, Dataset, IterableDataset, Subset, Te
 
 import sharetorch as st
 from sharetorch import fl
-from sharetorch.fl.errors import FederatedDataError
-from sharetorch.mpc.errors import GetNotPermittedError, TensorsNotCollocatedException
+from sharetorch.mpc.errors import FederatedDataError, GetNotPermittedError, TensorsNotCollocatedException
 
 
 def requests(worker: Any) -> int:

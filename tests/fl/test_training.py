@@ -14,10 +14,16 @@ from torch.utils.data import TensorDataset
 
 import sharetorch as st
 from sharetorch import fl
-from sharetorch.fl.errors import FederatedDataError, TrainingError
 from sharetorch.fl.structs import ModelState
 from sharetorch.fl.training import OPTIMIZERS, Settings
-from sharetorch.mpc.errors import GetNotPermittedError, MalformedRequestError, ObjectNotFoundError, RemoteError
+from sharetorch.mpc.errors import (
+    FederatedDataError,
+    GetNotPermittedError,
+    MalformedRequestError,
+    ObjectNotFoundError,
+    RemoteError,
+    TrainingError,
+)
 from sharetorch.remote.messages import Forget, Store, Train
 from sharetorch.remote.plans.plan import Plan
 

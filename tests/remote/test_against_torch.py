@@ -25,7 +25,10 @@ with warnings.catch_warnings():
 UNDETERMINED = {"empty", "empty_like", "new_empty", "new_empty_strided", "empty_strided", "empty_permuted"}
 """Functions whose values mean nothing here; at a worker they are zeros."""
 
-ALL = [case for case in cases(internals.op_db) if case.op.name not in UNDETERMINED]
+ILL_POSED = {"linalg.eig"}
+"""Torch refuses gradients that depend on the phase of eigenvectors by looking at values: not seen from here."""
+
+ALL = [case for case in cases(internals.op_db) if case.op.name not in UNDETERMINED | ILL_POSED]
 SEED = 20
 RUNS = 700
 

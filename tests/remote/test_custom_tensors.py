@@ -15,6 +15,7 @@ from torch import nn
 from torch.nn import functional as F
 
 import sharetorch as st
+from sharetorch.mpc.errors import UnknownOverloadError
 from sharetorch.remote.custom import (
     ATTRIBUTES,
     METHODS,
@@ -25,7 +26,7 @@ from sharetorch.remote.custom import (
     NotATensorError,
 )
 from sharetorch.remote.logging_tensor import LoggingTensor
-from sharetorch.remote.overload import Overloads, UnknownOverloadError, overloaded
+from sharetorch.remote.overload import Overloads, overloaded
 from tests.tensor.tools import ALICE, BOB, PROVIDER, assert_same
 
 

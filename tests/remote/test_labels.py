@@ -10,9 +10,9 @@ import torch
 
 import sharetorch as sy
 from sharetorch.exceptions import GetNotPermittedError, UnsupportedDtypeError
+from sharetorch.mpc.errors import IdNotUniqueError, LabelError
 from sharetorch.remote import labels
-from sharetorch.remote.ids import IdNotUniqueError, IdProvider
-from sharetorch.remote.labels import LabelError
+from sharetorch.remote.ids import IdProvider
 
 Worker = sy.VirtualWorker
 

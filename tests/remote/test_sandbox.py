@@ -12,8 +12,9 @@ import torch
 
 import sharetorch as sy
 from sharetorch.datasets import DataError
+from sharetorch.mpc.errors import SandboxError
 from sharetorch.remote import sample_data
-from sharetorch.remote.sandbox import WORKERS, SandboxError
+from sharetorch.remote.sandbox import WORKERS
 
 datasets = pytest.importorskip("sklearn.datasets", reason="the sandbox's data comes with scikit-learn")
 

@@ -85,3 +85,20 @@ def test_logits_are_those_of_the_plain_model(trained: tuple[Net, Tensor, Tensor]
     assert (model(data).get().float_precision() - plain).abs().max() < 2e-3
     assert "AdditiveSharingTensor" in repr(model.fc2.bias)
     assert not any("tensor(" in line for line in repr(model.fc1.weight).splitlines())
+
+
+def test_an_output_that_is_kept_stands_in_the_way_and_nothing_is_half_shared(
+    trained: tuple[Net, Tensor, Tensor],
+) -> None:
+    alice, bob, crypto_provider = (sy.VirtualWorker(hook, id=name) for name in ("alice", "bob", "crypto_provider"))
+    model, images = copy.deepcopy(trained[0]), trained[1][:10]
+    model.zero_grad()
+    kept = model(images)
+    with pytest.raises(sy.ShareTorchError, match="nothing is changed"):
+        model.share(alice, bob, crypto_provider=crypto_provider)
+    assert not any(isinstance(p, sy.AdditiveSharingTensor) for p in model.parameters())
+    kept.sum().backward()
+    assert all(p.grad is not None for p in model.parameters())
+    del kept
+    model.share(alice, bob, crypto_provider=crypto_provider)
+    assert all(isinstance(p, sy.AdditiveSharingTensor) for p in model.parameters())
