@@ -7,6 +7,7 @@ backward pass through it no longer reaches the parameter.
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -88,27 +89,24 @@ def exchange(
 def _become_all(olds: Sequence[Tensor], news: Sequence[Tensor], grads: Sequence[Tensor | None]) -> None:
     pairs = [pair for pair in zip(olds, news, grads, strict=True) if pair[0] is not pair[1]]
     for old, new, _ in pairs:
-        if not (_claims(old) or _claims(new)):
-            _require_free(old)
+        if not (_claims(old) or _claims(new)) and _in_use(old):
+            raise _refusal(old)
     for old, new, grad in pairs:
-        become(old, new)
+        try:
+            become(old, new)
+        except RuntimeError as error:
+            raise _refusal(old) from error
         old.grad = grad
 
 
-def _require_free(x: Tensor) -> None:
-    """Find out whether a tensor can be exchanged, by exchanging it for another and back.
+def _in_use(x: Any) -> bool:
+    """Whether ``torch.utils.swap_tensors`` would refuse; to try it would spoil a later backward pass."""
+    return bool(weakref.getweakrefs(x)) or x._use_count() > 2
 
-    Raises:
-        ShareTorchError: it is still part of a graph.
-    """
-    empty = torch.empty(0)
-    other = nn.Parameter(empty, requires_grad=False) if isinstance(x, nn.Parameter) else empty
-    try:
-        for _ in range(2):
-            torch.utils.swap_tensors(x, other)
-    except RuntimeError as error:
-        raise ShareTorchError(
-            f"A parameter of shape {tuple(x.shape)} is still part of a graph or weakly referenced ({error}), so nothing "
-            "is changed. Finish the backward pass or delete the output or loss first; compute outputs that need no "
-            "gradients under torch.no_grad()."
-        ) from error
+
+def _refusal(x: Tensor) -> ShareTorchError:
+    return ShareTorchError(
+        f"A parameter of shape {tuple(x.shape)} is still part of a graph or weakly referenced, so nothing is changed. "
+        "Finish the backward pass or delete the output or loss first; compute outputs that need no gradients under "
+        "torch.no_grad()."
+    )

@@ -40,6 +40,8 @@ class Profile:
         sent: dict[str, int] = {}
         for session, ledger in self._heard:
             total = ledger.total()
+            if not total.operations:
+                continue
             for rank, name in session.names().items():
                 sent[name] = sent.get(name, 0) + total.sent_by(rank)
         return sent

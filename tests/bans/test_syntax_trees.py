@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-FOLDERS = ["mpc", "remote", "nn", "autograd", "sharetorch"]
+FOLDERS = ["mpc", "remote", "nn", "autograd", "fl", "sharetorch"]
 SOURCES = sorted(path.relative_to(ROOT).as_posix() for folder in FOLDERS for path in (ROOT / folder).rglob("*.py"))
 
 FORBIDDEN_MODULES = {"random", "secrets", "pickle", "cPickle", "dill", "cloudpickle", "marshal", "shelve"}
@@ -218,7 +218,7 @@ def test_modules_of_mpc_import_only_earlier_ones() -> None:
     assert late == []
 
 
-@pytest.mark.parametrize(("folder", "banned"), [("mpc", ("autograd", "nn", "remote")), ("autograd", ("nn",))])
+@pytest.mark.parametrize(("folder", "banned"), [("mpc", ("autograd", "nn", "remote", "fl")), ("autograd", ("nn", "remote", "fl")), ("nn", ("remote", "fl")), ("remote", ("fl",))])
 def test_folders_import_only_lower_ones(folder: str, banned: tuple[str, ...]) -> None:
     wrong = []
     for source in SOURCES:

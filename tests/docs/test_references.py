@@ -8,7 +8,7 @@ import pytest
 
 from tests.docs.pages import DOCS, ROOT, pages
 
-CODE = ("autograd", "mpc", "nn", "remote", "sharetorch")
+CODE = ("autograd", "fl", "mpc", "nn", "remote", "sharetorch")
 _BRACKETS = re.compile(r"\[([^\[\]]*)\]")
 _KEY = re.compile(r"\b(?:[A-Z][A-Za-z+]{1,}\d{2}|RFC\d{4}|SP\d+-\d+[A-Z]?|FIPS\d+)(?![\w-])")
 _DEFINITION = re.compile(r"^\((ref-[\w-]+)\)=\n\*\*\[([^\]]+)\]\*\*", re.MULTILINE)

@@ -7,7 +7,7 @@ import msgspec
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from sharetorch import VirtualWorker
@@ -115,7 +115,7 @@ def test_references():
         {1j},
         type,
     ],
-    ids=str,
+    ids=lambda value: type(value).__name__,
 )
 def test_what_cannot_be_sent(value):
     with pytest.raises((UnsupportedDtypeError, MalformedRequestError)):
@@ -187,6 +187,7 @@ def test_random_contents_of_every_further_type(number, data):
     )
 )
 def test_contents_of_another_form(number, data):
+    assume((number, data) != (21, [[], []]))  # a model without tensors
     worker = VirtualWorker(id="wire_target")
     with pytest.raises(ShareTorchError):
         Decoder(object, worker).decode(extension(number, msgspec.msgpack.encode(data)))

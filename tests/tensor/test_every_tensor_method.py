@@ -16,9 +16,12 @@ _NO_FUNCTIONS_OF_THE_VALUE = {
     "as_subclass",
     "backward",
     "const_data_ptr",
+    "attr",
     "copy",
+    "create_pointer",
     "decrypt",
     "get",
+    "has_child",
     "map_",
     "map2_",
     "new",
@@ -146,7 +149,7 @@ ATTRIBUTES = [
     for name in dir(torch.Tensor)
     if not name.startswith("_")
     and not callable(getattr(torch.Tensor, name))
-    and name not in ("child", "session", "encoding")
+    and name not in ("child", "session", "encoding", "id", "is_wrapper")
 ]
 
 
