@@ -98,19 +98,13 @@ def choose_members(
     if parties:
         return Members(tuple(parties), provider)
     for x in tensors:
-        owner = location_of(x) or _driver()
+        owner = location_of(x) or x.owner
         if owner.id not in (honest.id, provider.id):
             return Members((owner, honest), provider)
     raise MembersError(
         f"All data lie with {honest.id}, so no second party holds shares and nothing would be hidden from it. Name two "
         "parties: parties=(...)."
     )
-
-
-def _driver() -> Any:
-    from sharetorch.remote.worker import VirtualWorker
-
-    return VirtualWorker(id="me")
 
 
 def block_of(columns: Sequence[Any], names: Sequence[str], owner: int) -> list[Any]:
