@@ -114,10 +114,10 @@ class _Recorder(TorchDispatchMode):
                 "The model or loss asks for the value of a tensor (item(), bool() or a number made of it), so its "
                 "course would depend on data. Use torch.where or keep the value a tensor."
             )
-        operators.find(operators.name_of(func))
+        operators.find(operators.known_as(func)[0])
         packed = self._arguments(func, args), {name: self._packed(value) for name, value in kwargs.items()}
         result = func(*args, **kwargs)
-        self._nodes.append((operators.name_of(func), *packed))
+        self._nodes.append((operators.known_as(func)[0], *packed))
         self._results(result, _Value("node", len(self._nodes) - 1))
         return result
 

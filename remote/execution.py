@@ -66,7 +66,8 @@ class Operands:
         """
         kind = type(value)
         if kind is Ref:
-            operator.require_place(place)
+            if place not in operator.tensors:
+                operator.require_place(place)
             return self.tensor(value)
         if kind is list:
             return [self.resolve(part, operator, place) for part in value]
@@ -174,12 +175,11 @@ def compute(operator: Operator, args: list[Any], kwargs: dict[str, Any]) -> Any:
         Exception: what torch raises.
     """
     operator.validate(args, kwargs)
-    with torch.no_grad():
-        result = operator.run(*args, **kwargs)
-        if operator.uninitialised:
-            memory = memory_of(result)
-            if memory is not None:
-                memory.fill_(0)  # type: ignore[attr-defined]  # also what lies between the elements of a strided tensor
+    result = operator.run(*args, **kwargs)  # objects require no gradients, whatever the mode of the caller's thread
+    if operator.uninitialised:
+        memory = memory_of(result)
+        if memory is not None:
+            memory.fill_(0)  # type: ignore[attr-defined]  # also what lies between the elements of a strided tensor
     return result
 
 

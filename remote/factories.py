@@ -69,6 +69,6 @@ class _Elsewhere(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         operands = Operands(func, PointerTensor, args, kwargs)
-        reply: Made = self._link.request(Execute(operators.name_of(func), operands.packed, operands.named))
+        reply: Made = self._link.request(Execute(operators.known_as(func)[0], operands.packed, operands.named))
         operands.link = self._link
         return operands.result(reply.results[0], pointer_to)

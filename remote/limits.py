@@ -37,7 +37,8 @@ UNBOUND = {
 def check(node: Node, operator: Operator, args: list[Any], kwargs: dict[str, Any]) -> None:
     """Refuse an operation whose results would be larger than the node allows.
 
-    Views take no memory; ``require_fit`` looks at their size when they are kept.
+    Views take no memory, and what is written in place has its memory already; ``require_fit`` looks at the size of
+    views when they are kept.
 
     Raises:
         LimitExceededError: a result would be larger than ``object_bytes``, or all together than what ``store_bytes``
@@ -46,7 +47,7 @@ def check(node: Node, operator: Operator, args: list[Any], kwargs: dict[str, Any
     """
     if operator.several:
         _check_count(node, operator, args, kwargs)
-    if operator.view:
+    if operator.view or operator.in_place:
         return
     room = min(node.limits.object_bytes, node.limits.store_bytes - node.objects.bytes)
     if operator.bounded and _product(args) * _product(kwargs.values()) * _ELEMENT <= room:

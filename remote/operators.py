@@ -160,12 +160,12 @@ class Operator(NamedTuple):
         Raises:
             MalformedRequestError: too few, too many, or an unknown one.
         """
-        arguments = [argument for argument in self.overload._schema.arguments if not argument.kwarg_only]
+        arguments = _positional(self.overload)
         named, placed = dict(kwargs), list(args[: len(arguments)])
-        for argument in arguments[len(args) :]:
-            if argument.name not in named and not argument.has_default_value():
-                raise MalformedRequestError(f"{self.name} needs an argument {argument.name}.")
-            placed.append(named.pop(argument.name, argument.default_value))
+        for name, has_default, default in arguments[len(args) :]:
+            if name not in named and not has_default:
+                raise MalformedRequestError(f"{self.name} needs an argument {name}.")
+            placed.append(named.pop(name, default))
         if len(args) > len(arguments):
             raise MalformedRequestError(f"{self.name} takes {len(arguments)} arguments, not {len(args)}.")
         return placed, named
@@ -190,15 +190,19 @@ class Operator(NamedTuple):
 
 
 @cache
-def name_of(func: Any) -> str:
-    """Name of an overload as it crosses a wire."""
-    return str(func)
+def _positional(overload: Any) -> tuple[tuple[str, bool, Any], ...]:
+    """Arguments that have a place: name, whether they may be left out, and what they are then."""
+    return tuple(
+        (argument.name, argument.has_default_value(), argument.default_value)
+        for argument in overload._schema.arguments
+        if not argument.kwarg_only
+    )
 
 
 @cache
-def reshapes(func: Any) -> bool:
-    """Whether an operation changes the shape of its first argument in place."""
-    return torch.Tag.inplace_view in func.tags
+def known_as(func: Any) -> tuple[str, bool]:
+    """Name of an overload as it crosses a wire, and whether it changes the shape of its first argument in place."""
+    return str(func), torch.Tag.inplace_view in func.tags
 
 
 def _parts(name: str) -> tuple[str, str]:

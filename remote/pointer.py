@@ -73,15 +73,15 @@ class PointerTensor(torch.Tensor):
             )
         if func is _detach:
             return args[0]._again()
-        if operators.reshapes(func):
+        name, reshapes = operators.known_as(func)
+        if reshapes:
             args[0]._separate()
         operands = Operands(func, PointerTensor, args, kwargs)
         if operands.link is None:
             raise UnsupportedOperationError(f"{func} has no operand at a worker{user_line()}.")
-        message = Execute(operators.name_of(func), operands.packed, operands.named)
-        reply: Made = operands.link.request(message)
+        reply: Made = operands.link.request(Execute(name, operands.packed, operands.named))
         results = [operands.result(meta, pointer_to) for meta in reply.results]
-        if operators.reshapes(func):
+        if reshapes:
             with torch.utils._mode_utils.no_dispatch():
                 func(*args, **(kwargs or {}))
         return results[0] if reply.form == "one" else results
