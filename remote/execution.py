@@ -24,7 +24,7 @@ from sharetorch.remote.access import reader, require_writable, usable
 from sharetorch.remote.audit import Call
 from sharetorch.remote.messages import Execute, Made, Meta
 from sharetorch.remote.node import Node, handles
-from sharetorch.remote.objects import Readers, Record, common_readers, dtype_name, memory_of, storage_of
+from sharetorch.remote.objects import Readers, Record, common_readers, dtype_name, memory_of
 from sharetorch.remote.operators import Operator
 from sharetorch.remote.wire import DTYPES, Ref
 
@@ -91,14 +91,20 @@ class Operands:
 
     def holder_of(self, value: Tensor) -> Record | None:
         """The object whose value this very tensor is."""
-        return next((record for record in self.records if record.value is value), None)
+        for record in self.records:
+            if record.value is value:
+                return record
+        return None
 
-    def base_of(self, result: Tensor) -> Record | None:
-        """The operand whose memory a result shares."""
-        storage = storage_of(result)
-        if storage is None:
+    def base_of(self, memory: torch.UntypedStorage | None) -> Record | None:
+        """The operand that has this memory."""
+        if memory is None:
             return None
-        return next((record for record in self.records if storage_of(record.value) == storage), None)
+        place = memory._cdata
+        for record in self.records:
+            if record.place == place:
+                return record
+        return None
 
 
 @handles(Execute)
@@ -230,19 +236,19 @@ def _keep(node: Node, value: Any, operands: Operands, restriction: frozenset[str
             f"The operation gives a tensor of dtype {value.dtype}, {value.layout}; workers hold dense ones."
         )
     limits.require_fit(node, value)
-    base = operands.base_of(value)
+    memory = memory_of(value)
+    base = operands.base_of(memory)
     if base is not None:
         base.readers.narrow(restriction)
         record = node.keep(value, call.sender, base.readers)
     else:
-        record = node.keep(_alone(value), call.sender, None if restriction is None else Readers(restriction))
+        record = node.keep(_alone(value, memory), call.sender, None if restriction is None else Readers(restriction))
     call.made.append(record.number)
     return record.meta()
 
 
-def _alone(value: Tensor) -> Tensor:
+def _alone(value: Tensor, memory: torch.UntypedStorage | None) -> Tensor:
     """A result whose memory holds nothing else: kernels give parts of larger memory at times, as others left it."""
-    memory = memory_of(value)
     if memory is None or memory.nbytes() <= value.numel() * value.element_size():
         return value
     return value.clone()

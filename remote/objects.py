@@ -50,9 +50,10 @@ class Record:
         released: users to whom the owner has allowed this one object besides.
         tags: by which it is found.
         description: text of its owner.
+        place: where its memory is, the same for views of one another; None if it has none here, or is not held.
     """
 
-    __slots__ = ("description", "number", "owner", "readers", "released", "tags", "value")
+    __slots__ = ("description", "number", "owner", "place", "readers", "released", "tags", "value")
 
     def __init__(self, number: int, value: Any, owner: str, readers: Readers) -> None:
         self.number = number
@@ -63,6 +64,7 @@ class Record:
         self.released: frozenset[str] = frozenset()
         self.tags: tuple[str, ...] = ()
         self.description: str | None = None
+        self.place: int | None = None
 
     def __repr__(self) -> str:
         return f"Record({self.number}, {type(self.value).__name__})"
@@ -147,6 +149,7 @@ class Objects(dict[int, Record]):
             self._give_up(number)
         super().__setitem__(number, record)
         memory = memory_of(record.value)
+        record.place = None if memory is None else memory._cdata
         if memory is not None:
             self._take(number, memory)
 

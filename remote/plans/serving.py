@@ -178,7 +178,7 @@ class PlanCall:
         place = _place(value)
         if any(_place(tensor) == place for tensor in self._plan.state.tensors()):
             return self._record
-        return self._operands.base_of(value)
+        return self._operands.base_of(memory_of(value))
 
 
 def _parts(value: Any) -> Iterable[Any]:

@@ -35,7 +35,7 @@ def test_send_look_and_get() -> None:
 
 def test_a_pointer_is_used_up_by_get() -> None:
     bob = sy.VirtualWorker(hook, id="bob")
-    x_ptr: Any = torch.tensor([1, 2]).send(bob)  # type: ignore[attr-defined]
+    x_ptr: Any = torch.tensor([1, 2]).send(bob)
     x_ptr.get()
     with pytest.raises(sy.exceptions.ObjectNotFoundError, match="bob"):
         x_ptr.get()
@@ -43,8 +43,8 @@ def test_a_pointer_is_used_up_by_get() -> None:
 
 def test_dropped_pointers_free_their_tensors() -> None:
     bob = sy.VirtualWorker(hook, id="bob")
-    x: Any = torch.tensor([1.0, 2.0]).send(bob)  # type: ignore[attr-defined]
-    y: Any = torch.tensor([3.0, 4.0]).send(bob)  # type: ignore[attr-defined]
+    x: Any = torch.tensor([1.0, 2.0]).send(bob)
+    y: Any = torch.tensor([3.0, 4.0]).send(bob)
     assert len(bob._objects) == 2
     del x
     assert len(bob._objects) == 1
@@ -52,7 +52,7 @@ def test_dropped_pointers_free_their_tensors() -> None:
     assert bob._objects == {} and y == "something else"
 
     for _ in range(20):
-        z: Any = torch.rand(3).send(bob)  # type: ignore[attr-defined]
+        z: Any = torch.rand(3).send(bob)
     assert list(bob._objects) == [z.id_at_location]
     del z
     gc.collect()
@@ -61,7 +61,7 @@ def test_dropped_pointers_free_their_tensors() -> None:
 
 def test_a_kept_tensor_outlives_its_pointer() -> None:
     bob = sy.VirtualWorker(hook, id="bob")
-    x: Any = torch.tensor([1.0, 2.0]).send(bob)  # type: ignore[attr-defined]
+    x: Any = torch.tensor([1.0, 2.0]).send(bob)
     x.gc = False
     number = x.id_at_location
     del x
@@ -71,8 +71,8 @@ def test_a_kept_tensor_outlives_its_pointer() -> None:
 
 def test_arithmetic_as_with_tensors() -> None:
     bob = sy.VirtualWorker(hook, id="bob")
-    x: Any = torch.tensor([1, 2, 3, 4, 5]).send(bob)  # type: ignore[attr-defined]
-    y: Any = torch.tensor([1, 1, 1, 1, 1]).send(bob)  # type: ignore[attr-defined]
+    x: Any = torch.tensor([1, 2, 3, 4, 5]).send(bob)
+    y: Any = torch.tensor([1, 1, 1, 1, 1]).send(bob)
     z = x + y
     assert isinstance(z, sy.PointerTensor) and z.location is bob
     assert len(bob._objects) == 3
@@ -85,8 +85,8 @@ def test_arithmetic_as_with_tensors() -> None:
 
 def test_backward_at_the_worker() -> None:
     bob = sy.VirtualWorker(hook, id="bob")
-    x: Any = torch.tensor([1.0, 2, 3, 4, 5], requires_grad=True).send(bob)  # type: ignore[attr-defined]
-    y: Any = torch.tensor([1.0, 1, 1, 1, 1], requires_grad=True).send(bob)  # type: ignore[attr-defined]
+    x: Any = torch.tensor([1.0, 2, 3, 4, 5], requires_grad=True).send(bob)
+    y: Any = torch.tensor([1.0, 1, 1, 1, 1], requires_grad=True).send(bob)
     z = (x + y).sum()
     z.backward()
     assert x.grad.location is bob
@@ -98,8 +98,8 @@ def test_backward_at_the_worker() -> None:
 
 def test_what_cannot_work_says_where_things_are() -> None:
     bob, alice = sy.VirtualWorker(hook, id="bob"), sy.VirtualWorker(hook, id="alice")
-    x: Any = torch.tensor([1.0, 2.0]).send(bob)  # type: ignore[attr-defined]
-    y: Any = torch.tensor([1.0, 2.0]).send(alice)  # type: ignore[attr-defined]
+    x: Any = torch.tensor([1.0, 2.0]).send(bob)
+    y: Any = torch.tensor([1.0, 2.0]).send(alice)
     with pytest.raises(sy.exceptions.TensorsNotCollocatedException, match=r"(?s)alice.*bob|bob.*alice"):
         x + y
     with pytest.raises(sy.exceptions.TensorsNotCollocatedException, match="bob"):
@@ -110,7 +110,7 @@ def test_what_cannot_work_says_where_things_are() -> None:
 
 def test_a_known_name_is_the_same_worker() -> None:
     bob = sy.VirtualWorker(hook, id="bob")
-    x: Any = torch.tensor([1.0]).send(bob)  # type: ignore[attr-defined]
+    x: Any = torch.tensor([1.0]).send(bob)
     assert sy.VirtualWorker(hook, id="bob") is bob and len(bob._objects) == 1
     assert repr(bob) == "<VirtualWorker id:bob #objects:1>"
     assert x.get().item() == 1.0

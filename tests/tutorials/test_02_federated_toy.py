@@ -7,7 +7,7 @@ import torch
 from torch import nn, optim
 
 import sharetorch as sy
-from sharetorch.federated.floptimizer import Optims  # type: ignore[import-not-found]
+from sharetorch.federated.floptimizer import Optims
 
 hook = sy.TorchHook(torch)
 

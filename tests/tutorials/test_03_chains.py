@@ -74,7 +74,7 @@ def test_move_goes_directly_and_keeps_the_id() -> None:
 
 def test_move_also_gives_the_pointer() -> None:
     bob, alice = workers()
-    x: Any = torch.tensor([1.0, 2.0]).send(bob)  # type: ignore[attr-defined]
+    x: Any = torch.tensor([1.0, 2.0]).send(bob)
     x = x.move(alice)
     x = (x + x).move(bob)
     assert x.location is bob and alice._objects == {}
@@ -84,7 +84,7 @@ def test_move_also_gives_the_pointer() -> None:
 
 def test_backward_through_a_third_party() -> None:
     bob, alice = workers()
-    x: Any = torch.tensor([1.0, 2.0, 3.0], requires_grad=True).send(bob).send(alice)  # type: ignore[attr-defined]
+    x: Any = torch.tensor([1.0, 2.0, 3.0], requires_grad=True).send(bob).send(alice)
     (x * x).sum().backward()
     x = x.get().get() if x.grad is None else x
     assert x.grad.get().get().tolist() == [2, 4, 6]
@@ -95,9 +95,9 @@ def test_the_third_party_may_be_a_trainer() -> None:
     bob, alice = workers()
     torch.manual_seed(3)
     x = torch.randn(20, 2)
-    data: Any = x.send(bob).send(alice)  # type: ignore[attr-defined]
-    target: Any = (x @ torch.tensor([[1.0], [-2.0]])).send(bob).send(alice)  # type: ignore[attr-defined]
-    weight: Any = torch.zeros(2, 1).send(bob).send(alice)  # type: ignore[attr-defined]
+    data: Any = x.send(bob).send(alice)
+    target: Any = (x @ torch.tensor([[1.0], [-2.0]])).send(bob).send(alice)
+    weight: Any = torch.zeros(2, 1).send(bob).send(alice)
     weight.requires_grad_()
     for _ in range(40):
         loss = ((data @ weight - target) ** 2).mean()

@@ -23,8 +23,8 @@ def test_models_are_averaged_where_neither_owner_looks() -> None:
     alice.add_workers([bob, secure_worker])
     secure_worker.add_workers([alice, bob])
     data, target = problem()
-    bobs_data, bobs_target = data[0:12].send(bob), target[0:12].send(bob)  # type: ignore[attr-defined]
-    alices_data, alices_target = data[12:].send(alice), target[12:].send(alice)  # type: ignore[attr-defined]
+    bobs_data, bobs_target = data[0:12].send(bob), target[0:12].send(bob)
+    alices_data, alices_target = data[12:].send(alice), target[12:].send(alice)
 
     torch.manual_seed(1)
     model: Any = nn.Linear(2, 1)

@@ -58,8 +58,8 @@ def test_tags_and_descriptions_are_found() -> None:
     bob, theo = names["bob"], names["theo"]
     x: Any = torch.tensor([1.0, 2, 3])
     x = x.tag("#fun", "#rivers", "#lengths").describe("Lengths of three rivers in 1000 km.")
-    y: Any = torch.tensor([4, 5]).tag("#fun", "#rivers", "#names").describe("Numbers of their names.")  # type: ignore[attr-defined]
-    z: Any = torch.tensor([6]).tag("#fun", "#lakes").describe("One lake.")  # type: ignore[attr-defined]
+    y: Any = torch.tensor([4, 5]).tag("#fun", "#rivers", "#names").describe("Numbers of their names.")
+    z: Any = torch.tensor([6]).tag("#fun", "#lakes").describe("One lake.")
     x, y, z = x.send(bob), y.send(bob), z.send(bob)
 
     results = bob.search(["#rivers", "#lengths"])
@@ -91,7 +91,7 @@ def test_a_grid_is_searched_as_one() -> None:
     everything = names["grid"].search("#diabetes", "#data")
     assert sum(pointers[0].shape[0] for pointers in everything.values()) == 442
 
-    extra: Any = torch.tensor([1.0]).tag("#only").send(jason)  # type: ignore[attr-defined]
+    extra: Any = torch.tensor([1.0]).tag("#only").send(jason)
     assert list(names["grid"].search("#only")) == ["jason"]
     assert names["grid"].search("#nowhere") == {}
     assert extra.get().item() == 1.0

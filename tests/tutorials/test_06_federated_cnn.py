@@ -60,7 +60,7 @@ def test(model: Any, device: Any, loader: Any) -> float:
     return correct / len(loader.dataset)
 
 
-test.__test__ = False  # type: ignore[attr-defined]
+test.__test__ = False
 
 
 def test_digits_are_learnt() -> None:
@@ -122,8 +122,8 @@ def test_the_loader_counts_batches_and_takes_the_workers_in_turn(items: int, bat
 
 def test_a_pointer_stays_on_the_cpu_and_the_loss_is_fetched() -> None:
     bob = sy.VirtualWorker(hook, id="bob")
-    x: Any = torch.rand(3, 4).send(bob)  # type: ignore[attr-defined]
-    y: Any = torch.tensor([0, 3, 1]).send(bob)  # type: ignore[attr-defined]
+    x: Any = torch.rand(3, 4).send(bob)
+    y: Any = torch.tensor([0, 3, 1]).send(bob)
     assert x.to(torch.device("cpu")).location is bob and x.to("cpu").location is bob
     loss = F.nll_loss(F.log_softmax(x, dim=1), y)
     with pytest.raises(RuntimeError, match="get"):

@@ -28,8 +28,8 @@ def test_the_loss_falls() -> None:
     bob, alice = sy.VirtualWorker(hook, id="bob"), sy.VirtualWorker(hook, id="alice")
     data = torch.tensor([[0, 0], [0, 1], [1, 0], [1, 1.0]], requires_grad=True)
     target = torch.tensor([[0], [0], [1], [1.0]], requires_grad=True)
-    data_bob, target_bob = data[0:2].send(bob), target[0:2].send(bob)  # type: ignore[attr-defined]
-    data_alice, target_alice = data[2:].send(alice), target[2:].send(alice)  # type: ignore[attr-defined]
+    data_bob, target_bob = data[0:2].send(bob), target[0:2].send(bob)
+    data_alice, target_alice = data[2:].send(alice), target[2:].send(alice)
     federated_dataset = sy.FederatedDataset(
         [sy.BaseDataset(data_bob, target_bob), sy.BaseDataset(data_alice, target_alice)]
     )

@@ -23,10 +23,10 @@ def the_local_worker_holds_objects() -> Iterator[None]:
 
 def devices() -> tuple[Any, Any]:
     """Two workers, each with its own data."""
-    x11: Any = torch.tensor([-1.0, 2.0]).tag("input_data")  # type: ignore[attr-defined]
-    x12: Any = torch.tensor([1.0, -2.0]).tag("input_data2")  # type: ignore[attr-defined]
-    x21: Any = torch.tensor([-3.0, 4.0]).tag("input_data")  # type: ignore[attr-defined]
-    x22: Any = torch.tensor([3.0, -4.0]).tag("input_data2")  # type: ignore[attr-defined]
+    x11: Any = torch.tensor([-1.0, 2.0]).tag("input_data")
+    x12: Any = torch.tensor([1.0, -2.0]).tag("input_data2")
+    x21: Any = torch.tensor([-3.0, 4.0]).tag("input_data")
+    x22: Any = torch.tensor([3.0, -4.0]).tag("input_data2")
     return (
         sy.VirtualWorker(hook, id="device_1", data=(x11, x12)),
         sy.VirtualWorker(hook, id="device_2", data=(x21, x22)),
@@ -55,6 +55,7 @@ def test_a_function_becomes_a_plan() -> None:
     text = repr(plan_double_abs)
     assert text.startswith(f"<Plan plan_double_abs id:{plan_double_abs.id} owner:me built>")
     assert "def plan_double_abs(" in text and "abs" in text and "return" in text
+    assert plan_double_abs.code in text and len(plan_double_abs.actions) == 2
     assert plan_double_abs(torch.tensor([[1.0], [-2.0]])).tolist() == [[2.0], [4.0]]
 
 
@@ -137,8 +138,21 @@ def test_state_goes_with_the_plan() -> None:
 
     assert plan_add(torch.tensor([1.0])).tolist() == [2.0]
     there = plan_add.send(device_1)
-    x: Any = torch.tensor([4.0]).send(device_1)  # type: ignore[attr-defined]
+    x: Any = torch.tensor([4.0]).send(device_1)
     assert there(x).get().tolist() == [5.0]
+
+
+def test_state_of_integers() -> None:
+    device_1, _ = devices()
+
+    @sy.func2plan(args_shape=[(1,)], state=(torch.tensor([1]),))
+    def plan_add(x: Any, state: Any) -> Any:
+        (bias,) = state.read()
+        return x + bias
+
+    x: Any = torch.tensor([4.0]).send(device_1)
+    for _ in range(2):
+        assert plan_add.send(device_1)(x).get().tolist() == [5.0]
 
 
 def test_two_values_of_state() -> None:
@@ -179,6 +193,8 @@ def test_a_worker_fetches_a_plan_from_another() -> None:
     there = plan_add.send(device_1)
     fetched = device_2.fetch_plan(there.id, device_1)
     assert fetched.forward is None and fetched.is_built
+    assert fetched.code == plan_add.code and len(fetched.actions) == 1
+    assert sy.local_worker.fetch_plan(there.id, device_1, copy=True)(torch.ones(2)).tolist() == [1.0, 1.0]
     assert fetched(torch.tensor([3.0, 4.0])).tolist() == [3.0, 4.0]
     assert there(device_1.search("input_data")[0]).get().tolist() == [-1.0, 2.0], "it is still there"
 
@@ -194,17 +210,17 @@ def test_a_bad_shape_is_a_value_error(shape: tuple[int, ...]) -> None:
     there = project.send(device_1)
     with pytest.raises(ValueError, match="project"):
         project(torch.ones(shape))
-    x: Any = torch.ones(shape).send(device_1)  # type: ignore[attr-defined]
+    x: Any = torch.ones(shape).send(device_1)
     with pytest.raises(ValueError, match="project"):
         there(x)
-    rows: Any = torch.ones(4, 2).send(device_1)  # type: ignore[attr-defined]
+    rows: Any = torch.ones(4, 2).send(device_1)
     assert there(rows).get().tolist() == [[3.0]] * 4
 
 
 def test_wrong_forms_of_args_shape_are_value_errors() -> None:
     for shapes in ([("a", 1)], [(-2, 1)], "no", 7):
         with pytest.raises(ValueError, match="args_shape|shape"):
-            sy.Plan("f", lambda x: x + x, args_shape=shapes)  # type: ignore[arg-type]
+            sy.Plan("f", lambda x: x + x, args_shape=shapes)
 
 
 def test_a_trained_network_is_built_and_sent() -> None:

@@ -39,7 +39,7 @@ def protocol() -> Any:
 
 
 def three() -> tuple[Any, Any, Any]:
-    return tuple(sy.VirtualWorker(hook, id=name) for name in ("alice", "bob", "charlie"))  # type: ignore[return-value]
+    return tuple(sy.VirtualWorker(hook, id=name) for name in ("alice", "bob", "charlie"))
 
 
 def test_deploy_and_run(protocol: Any) -> None:
@@ -75,7 +75,7 @@ def test_another_worker_conducts(protocol: Any) -> None:
     protocol.send(james)
     assert protocol.location is james and "owner:james" in repr(protocol)
 
-    x: Any = torch.tensor([1.0]).send(james)  # type: ignore[attr-defined]
+    x: Any = torch.tensor([1.0]).send(james)
     ptr = protocol.run(x)
     assert ptr.location is james
     ptr = ptr.get()
@@ -100,6 +100,15 @@ def test_a_protocol_is_searched_fetched_and_deployed(protocol: Any) -> None:
     assert isinstance(protocol_back, sy.Protocol)
     protocol_back.deploy(alice, bob, charlie)
     assert protocol_back.run(torch.tensor([1.0])).get().tolist() == [4.0]
+
+
+def test_a_protocol_is_fetched_by_its_number(protocol: Any) -> None:
+    alice, bob, charlie = three()
+    james = sy.VirtualWorker(hook, id="james")
+    protocol.tag("numbered").send(james)
+    (ptr_protocol,) = james.search(["numbered"])
+    fetched = hook.local_worker.fetch_protocol(ptr_protocol.id_at_location, james, copy=True)
+    assert fetched.deploy(alice, bob, charlie).run(torch.tensor([1.0])).get().tolist() == [4.0]
 
 
 def test_get_brings_a_protocol_back(protocol: Any) -> None:

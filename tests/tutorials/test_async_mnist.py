@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 import sharetorch as sy
 from sharetorch import datasets, exceptions
-from sharetorch.frameworks.torch.fl import utils  # type: ignore[import-not-found]
+from sharetorch.frameworks.torch.fl import utils
 
 hook = sy.TorchHook(torch)
 pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit.*:DeprecationWarning")
@@ -127,7 +127,7 @@ class Unusual(nn.Module):
         self.fc1 = nn.Linear(64, 10)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.fc1(x.view(-1, 64).clone().resize_([20, 64]))  # type: ignore[no-any-return]
+        return self.fc1(x.view(-1, 64).clone().resize_([20, 64]))
 
 
 def test_an_operation_no_worker_runs_is_named_even_if_it_is_inside_torchscript() -> None:

@@ -13,8 +13,8 @@ from torch.utils.data import TensorDataset
 
 import sharetorch as sy
 from sharetorch import datasets
-from sharetorch.frameworks.torch.fl import utils  # type: ignore[import-not-found]
-from sharetorch.workers.virtual import VirtualWorker  # type: ignore[import-not-found]
+from sharetorch.frameworks.torch.fl import utils
+from sharetorch.workers.virtual import VirtualWorker
 
 hook = sy.TorchHook(torch)
 
@@ -122,7 +122,7 @@ def test_the_mean_of_models() -> None:
     one = utils.federated_avg({"alice": first})
     assert torch.equal(one.weight, first.weight)
     bob = sy.VirtualWorker(hook, id="bob")
-    there = utils.federated_avg({"a": first.copy().send(bob), "b": second.copy().send(bob)})  # type: ignore[operator]
+    there = utils.federated_avg({"a": first.copy().send(bob), "b": second.copy().send(bob)})
     assert there.weight.location is bob
     assert torch.allclose(there.get().weight, mean.weight)
     with pytest.raises(ValueError, match="at least one"):

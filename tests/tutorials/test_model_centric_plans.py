@@ -11,10 +11,10 @@ import torch as th
 from torch import nn
 
 import sharetorch as sy
-from sharetorch.execution.placeholder import PlaceHolder  # type: ignore[import-not-found]
-from sharetorch.execution.plan import Plan, func2plan  # type: ignore[import-not-found]
-from sharetorch.execution.state import State  # type: ignore[import-not-found]
-from sharetorch.execution.translation import TranslationTarget  # type: ignore[import-not-found]
+from sharetorch.execution.placeholder import PlaceHolder
+from sharetorch.execution.plan import Plan, func2plan
+from sharetorch.execution.state import State
+from sharetorch.execution.translation import TranslationTarget
 
 hook = sy.TorchHook(th)
 pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit.*:DeprecationWarning")
@@ -178,6 +178,6 @@ def test_an_averaging_plan_without_its_function() -> None:
         mean = avg_plan(list(mean), diff, th.tensor([float(number)]))
     for place, shape in enumerate(shapes):
         assert mean[place].shape == shape
-        assert th.allclose(mean[place], sum(diff[place] for diff in diffs) / 4, atol=1e-6)  # type: ignore[arg-type]
+        assert th.allclose(mean[place], sum(diff[place] for diff in diffs) / 4, atol=1e-6)
     bob = sy.VirtualWorker(hook, id="bob")
     assert avg_plan.send(bob).get().code == avg_plan.code
