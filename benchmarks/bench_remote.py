@@ -60,6 +60,40 @@ def test_training_step_at_a_worker(bench: Any, bob: st.VirtualWorker) -> None:
     )
 
 
+def test_planned_training_step_at_a_worker(bench: Any, bob: st.VirtualWorker) -> None:
+    batch = bench.size(BATCH)
+    remote, plain, right = planned(bob, batch), steps(lambda x: x, batch), steps(lambda x: x, batch)
+    bench(
+        f"CNN (20, 50, 500) at a worker: training step as a plan, one message, batch {batch}",
+        lambda: next(remote),
+        lambda: next(plain),
+        expected=lambda number: next(right),
+    )
+
+
+def planned(bob: st.VirtualWorker, batch: int) -> Iterator[Tensor]:
+    """The training of ``steps``, each step one message."""
+    torch.manual_seed(0)
+    model, inputs, targets = Digits(), torch.randn(batch, 1, 28, 28), torch.randint(0, 10, (batch,))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.5)
+
+    @st.func2plan()
+    def step(x: Tensor, y: Tensor) -> Tensor:
+        optimizer.zero_grad()
+        loss = functional.nll_loss(model(x), y)
+        loss.backward()
+        optimizer.step()
+        return loss.detach()
+
+    step.build(inputs, targets)
+    there, x, y = step.send(bob), inputs.send(bob), targets.send(bob)
+    while True:
+        sent = bob.audit.total
+        loss = there(x, y)
+        assert bob.audit.total <= sent + 2  # the call, and deletions of former results now and then
+        yield loss
+
+
 def test_operation_at_a_worker(bench: Any, bob: st.VirtualWorker) -> None:
     x = bench.reals(4)
     bench("sum of two vectors of 4 at a worker", lambda a: a + a, lambda a: a + a, x, share=lambda a: a.send(bob))

@@ -59,8 +59,8 @@ class Sessions:
 sessions = Sessions()
 """All sessions of this process."""
 
-_PROTOCOL_NAMES = {"snn": "securenn", "mpc": DEFAULT_SUITE}
-"""Names of the tutorials for protocols."""
+_PROTOCOL_NAMES = {"snn": "securenn", "mpc": DEFAULT_SUITE, "fss": DEFAULT_SUITE}
+"""Names of the tutorials for protocols. For function secret sharing stands the default: same members, same results."""
 
 
 class DriverIsProviderWarning(UserWarning):

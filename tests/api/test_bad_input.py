@@ -43,7 +43,7 @@ ON_SHARING: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
     "a list of workers": (lambda: REALS.share([ALICE, BOB], crypto_provider=PROVIDER), ex.MembersError, "no worker"),
     "complex": (lambda: share(torch.tensor([1j])), ex.UnsupportedDtypeError, "real and imaginary"),
     "complex in fixed precision": (lambda: torch.tensor([1j]).fix_precision(), ex.UnsupportedDtypeError, "complex"),
-    "unknown protocol": (lambda: share(REALS, protocol="fss"), ex.UnsupportedOperationError, "'securenn'"),
+    "unknown protocol": (lambda: share(REALS, protocol="falcon"), ex.UnsupportedOperationError, "'securenn'"),
     "plaintext is no protocol": (
         lambda: share(REALS, protocol="plaintext"),
         ex.UnsupportedOperationError,
