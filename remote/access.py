@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -117,6 +118,14 @@ def usable(node: Node, number: int, call: Call) -> Record:
 def may_delete(node: Node, record: Record, call: Call) -> bool:
     """Whether the caller may delete, label or move an object away: at a private worker, only its owner."""
     return not node.private or record.owner == call.sender
+
+
+def delete(node: Node, numbers: Iterable[int], call: Call) -> None:
+    """Delete what is the caller's to delete; pass over the rest."""
+    for number in numbers:
+        record = node.objects.get(number)
+        if record is not None and may_delete(node, record, call):
+            del node.objects[number]
 
 
 def require_writable(node: Node, record: Record, call: Call) -> None:

@@ -13,7 +13,7 @@ Checks look at shapes, dtypes and public numbers; those of indices look at the s
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -47,9 +47,41 @@ def _require_shape(x: Tensor | None, shape: Sequence[int], name: str) -> None:
         raise MalformedRequestError(f"{name} has shape {list(x.shape)} where {list(shape)} is needed.")
 
 
+class Range(NamedTuple):
+    """What is known of the values of a tensor, as long as nothing writes to it.
+
+    Attributes:
+        version: torch's count of writes when it was known.
+        low: no value is smaller, but for ``besides``.
+        high: every value is smaller, but for ``besides``.
+        besides: a value that may occur as well.
+    """
+
+    version: int
+    low: int
+    high: int
+    besides: int | None
+
+
+def know_range(index: Tensor, low: int, high: int, besides: int | None = None) -> None:
+    """Remember that every value lies in low ... high - 1, or is ``besides``."""
+    index._sharetorch_range = Range(index._version, low, high, besides)  # type: ignore[attr-defined]
+
+
+def _known_range(index: Tensor, low: int, high: int, besides: int | None) -> bool:
+    known: Range | None = getattr(index, "_sharetorch_range", None)
+    return (
+        known is not None
+        and known.version == index._version
+        and low <= known.low
+        and known.high <= high
+        and known.besides in (None, besides)
+    )
+
+
 def _require_range(index: Tensor, low: int, high: int, name: str, besides: int | None = None) -> None:
     """Every index lies in low ... high - 1, or is ``besides``; its value is not told."""
-    if type(index) not in signatures.PLAIN or not index.numel():
+    if type(index) not in signatures.PLAIN or not index.numel() or _known_range(index, low, high, besides):
         return
     if besides is not None:
         index = index[index != besides]
@@ -79,6 +111,17 @@ def _forward(overload: Any, *args: Any) -> tuple[int, ...]:
     form = signatures.results(overload, *args)[0]
     assert form is not None
     return form.shape
+
+
+def _classes(args: list[Any], result: Any) -> None:
+    know_range(args[1], 0, args[0].shape[1 if args[0].dim() > 1 else 0], args[4] if len(args) > 4 else -100)
+
+
+LEARNS: dict[str, Callable[[list[Any], Any], None]] = {
+    "max_pool2d_with_indices": lambda args, result: know_range(result[1], 0, args[0].shape[-2:].numel()),
+    "nll_loss_forward": _classes,
+}
+"""What is known of indices after an operation that made or checked them itself: no need to look again in backward."""
 
 
 # ------------------------------------------------------------------------------------------------------------- pooling

@@ -19,15 +19,16 @@ from sharetorch.mpc.errors import (
     ShareTorchError,
     UnsupportedDtypeError,
 )
-from sharetorch.remote import limits, operators
-from sharetorch.remote.access import reader, require_writable, usable
+from sharetorch.remote import checks, limits, operators
+from sharetorch.remote.access import delete, reader, require_writable, usable
 from sharetorch.remote.audit import Call
 from sharetorch.remote.messages import Execute, Made, Meta
 from sharetorch.remote.node import Node, handles
 from sharetorch.remote.objects import Readers, Record, common_readers, dtype_name, memory_of
 from sharetorch.remote.operators import Operator
-from sharetorch.remote.wire import DTYPES, Ref
+from sharetorch.remote.wire import DTYPES, Ref, Seen
 
+_t, _as_view = torch.ops.aten.t.default, torch.ops.aten.view.default
 _LITERALS = frozenset({int, float, bool, str, complex, type(None)})
 
 
@@ -71,6 +72,8 @@ class Operands:
             return self.tensor(value)
         if kind is list:
             return [self.resolve(part, operator, place) for part in value]
+        if kind is Seen:
+            return self._view(value, operator, place)
         if value is None:
             operator.require_given(place)
         if kind in _LITERALS or isinstance(value, (torch.dtype, torch.memory_format, torch.layout, torch.device)):
@@ -81,6 +84,15 @@ class Operands:
         raise MalformedRequestError(
             f"{operator.name} cannot take a {kind.__name__}; send() tensors first and name them."
         )
+
+    def _view(self, seen: Seen, operator: Operator, place: int | str) -> Tensor:
+        """A view of an object, for an operation that reads it: what is written must be an object of its own."""
+        operator.require_place(place)
+        if any(place in write for write in operator.writes):
+            raise MalformedRequestError(f"{operator.name} writes argument {place}; name an object, not a view of one.")
+        base = self.tensor(seen)
+        view: Tensor = _t(base) if seen.form == "t" else _as_view(base, seen.sizes)
+        return view
 
     def restriction(self) -> frozenset[str] | None:
         """Who may read all operands; None is everybody."""
@@ -107,10 +119,15 @@ class Operands:
         return None
 
 
+_WRITTEN = Made([], "written")
+
+
 @handles(Execute)
 def execute(node: Node, request: Execute, call: Call) -> Made:
     """Serve ``Execute``."""
     call.request = request.operator
+    if request.forget:
+        delete(node, request.forget, call)
     operator = operators.find(request.operator)
     operands = Operands(node, call)
     args = [operands.resolve(value, operator, place) for place, value in enumerate(request.args)]
@@ -132,6 +149,8 @@ def run(
     result = perform(node, operator, args, kwargs, hidden)
     if operator.writes:
         _note_writes(node, operator, args, kwargs, operands, restriction)
+    if operator.in_place and args and result is args[0]:
+        return _WRITTEN
     if not isinstance(result, (list, tuple)):
         return Made([_keep(node, result, operands, restriction, call)], "one")
     return Made(_keep_all(node, result, operands, restriction, call), "several")
@@ -182,6 +201,9 @@ def compute(operator: Operator, args: list[Any], kwargs: dict[str, Any]) -> Any:
     """
     operator.validate(args, kwargs)
     result = operator.run(*args, **kwargs)  # objects require no gradients, whatever the mode of the caller's thread
+    learn = checks.LEARNS.get(operator.base)
+    if learn is not None and not kwargs:
+        learn(args, result)
     if operator.uninitialised:
         memory = memory_of(result)
         if memory is not None:

@@ -25,7 +25,7 @@ class MemoryLink:
 
     A request waits for the ``message_pending_time``, in seconds, of both, where they have one.
 
-    Deletions wait until there are some, and go out before any request that could tell the difference.
+    Deletions go with the next operation, or by themselves if there are many or a request could tell the difference.
 
     Attributes:
         owner: who asks.
@@ -70,12 +70,16 @@ class MemoryLink:
         if len(self._gone) >= _FORGOTTEN_AT_ONCE:
             self.flush()
 
+    def pending(self) -> list[int]:
+        """Numbers of what waits to be deleted; whoever asks sends them."""
+        numbers, self._gone = self._gone, []
+        return numbers
+
     def flush(self) -> bool:
         """Let the worker delete what waits to be deleted; tells whether anything did."""
         if not self._gone:
             return False
-        numbers, self._gone = self._gone, []
-        self.request(Forget(numbers))
+        self.request(Forget(self.pending()))
         return True
 
     def __del__(self) -> None:

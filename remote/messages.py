@@ -67,11 +67,13 @@ class Execute(Message, frozen=True, tag="execute"):
         operator: such as "aten.mul.Tensor".
         args: its arguments, objects as ``Ref``.
         kwargs: its keyword arguments.
+        forget: numbers of objects to delete first, as by ``Forget``.
     """
 
     operator: str
     args: list[Any]
     kwargs: dict[str, Any]
+    forget: list[int] = []
 
 
 class Invoke(Message, frozen=True, tag="invoke"):
@@ -212,8 +214,8 @@ class Made(Message, frozen=True, tag="made"):
 
     Attributes:
         results: one entry for each result, None where an operation gave none.
-        form: "one", "several", or for plans a form of ``plans/forms.py`` whose leaves
-            are places in ``results``.
+        form: "one"; "several"; "written" where the one result is the first argument, changed in place; or for plans a
+            form of ``plans/forms.py`` whose leaves are places in ``results``.
     """
 
     results: list[Meta | None]

@@ -53,6 +53,9 @@ class Link(Protocol):
     def request(self, message: Message) -> Any:
         """Send a request and wait for the reply; raises the error that a ``Failed`` names."""
 
+    def pending(self) -> list[int]:
+        """Numbers of what waits to be deleted; whoever asks sends them."""
+
     def forget(self, number: int) -> None:
         """Let the other node delete an object, before any request that could tell the difference."""
 

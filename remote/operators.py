@@ -199,10 +199,35 @@ def _positional(overload: Any) -> tuple[tuple[str, bool, Any], ...]:
     )
 
 
+def _writes(overload: Any, base: str) -> tuple[tuple[int, str], ...]:
+    """Place and name of the arguments an operation changes."""
+    untold = WRITES_UNTOLD.get(base, ())
+    return tuple(
+        (place, argument.name)
+        for place, argument in enumerate(overload._schema.arguments)
+        if argument.name in untold or (argument.alias_info is not None and argument.alias_info.is_write)
+    )
+
+
+class Known(NamedTuple):
+    """What a driver knows of an operation.
+
+    Attributes:
+        name: as it crosses a wire.
+        reshapes: whether it changes the shape of its first argument in place.
+        writes: places and names of the arguments it changes.
+    """
+
+    name: str
+    reshapes: bool
+    writes: frozenset[int | str]
+
+
 @cache
-def known_as(func: Any) -> tuple[str, bool]:
-    """Name of an overload as it crosses a wire, and whether it changes the shape of its first argument in place."""
-    return str(func), torch.Tag.inplace_view in func.tags
+def known_as(func: Any) -> Known:
+    """What a driver knows of an overload."""
+    writes = (part for write in _writes(func, str(func).split(".")[1]) for part in write)
+    return Known(str(func), torch.Tag.inplace_view in func.tags, frozenset(writes))
 
 
 def _parts(name: str) -> tuple[str, str]:

@@ -7,6 +7,7 @@ again.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -27,7 +28,7 @@ from sharetorch.remote.messages import Execute, Fetch, Forward, Invoke, Label, M
 from sharetorch.remote.moving import Move
 from sharetorch.remote.node import Link
 from sharetorch.remote.objects import KINDS
-from sharetorch.remote.requests import Handle, Operands, metadata_of
+from sharetorch.remote.requests import Handle, Operands, View, metadata_of
 from sharetorch.remote.wire import DTYPES, Ref
 
 
@@ -40,7 +41,7 @@ class PointerTensor(torch.Tensor):
         handle: the claim on the object.
     """
 
-    handle: Handle
+    handle: Handle | View
 
     __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]
 
@@ -73,18 +74,25 @@ class PointerTensor(torch.Tensor):
             )
         if func is _detach:
             return args[0]._again()
-        name, reshapes = operators.known_as(func)
+        if func in _VIEWS:
+            view = args[0]._seen_as(*args[1:])
+            if view is not None:
+                return view
+        name, reshapes, _ = operators.known_as(func)
         if reshapes:
             args[0]._separate()
         operands = Operands(func, PointerTensor, args, kwargs)
         if operands.link is None:
             raise UnsupportedOperationError(f"{func} has no operand at a worker{user_line()}.")
-        reply: Made = operands.link.request(Execute(name, operands.packed, operands.named))
+        link = operands.link
+        reply: Made = link.request(Execute(name, operands.packed, operands.named, link.pending()))
+        if reply.form == "written" and not reshapes:
+            return args[0]
         results = [operands.result(meta, pointer_to) for meta in reply.results]
         if reshapes:
             with torch.utils._mode_utils.no_dispatch():
                 func(*args, **(kwargs or {}))
-        return results[0] if reply.form == "one" else results
+        return args[0] if reply.form == "written" else results[0] if reply.form == "one" else results
 
     def _again(self) -> PointerTensor:
         """A second tensor with the same claim: what ``detach()`` gives, without a message."""
@@ -95,9 +103,32 @@ class PointerTensor(torch.Tensor):
         self.handle.shared = True
         return again
 
+    def _seen_as(self, sizes: Any = None) -> PointerTensor | None:
+        """Its transpose, or itself in another shape, without a message; None if that cannot be told here."""
+        if sizes is None and self.dim() == 2:
+            form, shape, strides = "t", self.shape[::-1], self.stride()[::-1]
+        elif sizes is not None and self.is_contiguous() and self.numel():
+            form, shape = "view", _filled(sizes, self.numel())
+            strides = _contiguous(shape)
+            if math.prod(shape) != self.numel() or min(shape, default=1) < 1:
+                return None
+        else:
+            return None
+        view: PointerTensor = torch.Tensor._make_wrapper_subclass(
+            PointerTensor, shape, strides=strides, storage_offset=self.storage_offset(), dtype=self.dtype
+        )
+        handle = self.handle
+        if isinstance(handle, View) and form == handle.form == "t":
+            view.handle = handle.base  # transposed twice
+        else:
+            view.handle = View(handle.claim() if isinstance(handle, View) else handle, form, list(shape))
+        return view
+
     def _separate(self) -> None:
         """Let this tensor have an object of its own, a view of the same memory, before its shape changes."""
         handle = self.handle
+        if isinstance(handle, View):
+            self.handle = handle = handle.claim()
         if handle.shared:
             reply: Made = handle.link.request(Execute("aten.alias.default", [Ref(handle.number)], {}))
             (meta,) = reply.results
@@ -346,6 +377,21 @@ KINDS[PointerTensor] = "pointer"
 
 _item = torch.ops.aten._local_scalar_dense.default
 _detach = torch.ops.aten.detach.default
+_VIEWS = {torch.ops.aten.t.default, torch.ops.aten.view.default}
+
+
+def _filled(sizes: Any, count: int) -> list[int]:
+    """Sizes with -1 replaced by what is left; what does not fit is left to the worker's torch."""
+    known = math.prod(size for size in sizes if size != -1)
+    return [count // known if size == -1 and known > 0 else size for size in sizes]
+
+
+def _contiguous(sizes: list[int]) -> list[int]:
+    strides, step = [], 1
+    for size in reversed(sizes):
+        strides.append(step)
+        step *= size
+    return strides[::-1]
 
 
 def pointer_to(meta: Meta, link: Link, owned: bool = True, requires_grad: bool = False) -> PointerTensor:

@@ -10,9 +10,10 @@ from torch import Tensor
 
 from sharetorch.mpc.errors import TensorsNotCollocatedException
 from sharetorch.mpc.tensor.location import user_line
-from sharetorch.remote.messages import Meta
+from sharetorch.remote import operators
+from sharetorch.remote.messages import Execute, Meta
 from sharetorch.remote.node import Link
-from sharetorch.remote.wire import Ref
+from sharetorch.remote.wire import Ref, Seen
 
 
 class Handle:
@@ -51,6 +52,66 @@ class Handle:
         self.owned = False
 
 
+class View:
+    """A claim on a view of an object; the worker is asked for an object of its own only when it is needed.
+
+    Args:
+        base: the object.
+        form: "t" or "view".
+        sizes: of the view.
+
+    Attributes:
+        base: the object.
+        form: "t" or "view".
+        shared: as in ``Handle``.
+    """
+
+    __slots__ = ("_made", "_sizes", "base", "form", "shared")
+
+    def __init__(self, base: Handle, form: str, sizes: list[int]) -> None:
+        self.base = base
+        self.form = form
+        self._sizes = sizes
+        self._made: Handle | None = None
+        self.shared = False
+        base.shared = True
+
+    @property
+    def link(self) -> Link:
+        """The way to the worker."""
+        return self.base.link
+
+    @property
+    def kind(self) -> str:
+        """What the object is."""
+        return self.base.kind
+
+    def seen(self) -> Ref:
+        """How an operation that only reads names the view."""
+        if self._made is not None:
+            return Ref(self._made.number)
+        return Seen(self.base.number, self.form, self._sizes)
+
+    def claim(self) -> Handle:
+        """The claim on an object of its own."""
+        if self._made is None:
+            sizes = [self._sizes] if self.form == "view" else []
+            request = Execute(f"aten.{self.form}.default", [Ref(self.base.number), *sizes], {})
+            self._made = Handle(self.link, self.link.request(request).results[0])
+        return self._made
+
+    def drop(self) -> None:
+        """The object is no longer this handle's to delete."""
+        self.claim().drop()
+
+    number = property(lambda self: self.claim().number)
+    owned = property(lambda self: self.claim().owned, lambda self, on: setattr(self.claim(), "owned", on))
+    tags = property(lambda self: self.claim().tags, lambda self, tags: setattr(self.claim(), "tags", tags))
+    description = property(
+        lambda self: self.claim().description, lambda self, text: setattr(self.claim(), "description", text)
+    )
+
+
 _TAKE_A_NUMBER = {
     torch.ops.aten.index_put.default,
     torch.ops.aten.index_put_.default,
@@ -83,34 +144,37 @@ class Operands:
         self._kind = pointer
         self._all = (args, kwargs)
         self._pointers: list[Any] = []
+        self._writes = operators.known_as(func).writes
         self.link: Any = None
-        self.packed = [self._pack(arg) for arg in args]
-        self.named = {name: self._pack(value) for name, value in kwargs.items()} if kwargs else {}
+        self.packed = [self._pack(value, place) for place, value in enumerate(args)]
+        self.named = {name: self._pack(value, name) for name, value in kwargs.items()} if kwargs else {}
 
-    def _pack(self, value: Any) -> Any:
+    def _pack(self, value: Any, place: int | str) -> Any:
         if isinstance(value, Tensor):
-            return self._number(value) if isinstance(value, self._kind) else self._local(value)
+            return self._number(value, place) if isinstance(value, self._kind) else self._local(value, place)
         if isinstance(value, (list, tuple)):
-            return [self._pack(part) for part in value]
+            return [self._pack(part, place) for part in value]
         return value
 
-    def _number(self, pointer: Any) -> Ref:
+    def _number(self, pointer: Any, place: int | str) -> Ref:
         handle = pointer.handle
         if self.link is None:
             self.link = handle.link
         elif handle.link is not self.link:
             raise self._elsewhere(f"{self.link.worker.id} and {handle.link.worker.id}", "x.move(worker)")
+        if type(handle) is View and place not in self._writes:
+            return handle.seen()
         self._pointers.append(pointer)
         return Ref(handle.number)
 
-    def _local(self, value: Any) -> Any:
+    def _local(self, value: Any, place: int | str) -> Any:
         """A local operand: a number to be written, or a constant of a derivative rule; others are refused."""
         if type(value) is Tensor:
             if value.dim() == 0 and self._func in _TAKE_A_NUMBER:
                 return value
             home = self._home()
             if home is not None and _in_backward() and not value.requires_grad and not self._func._schema.is_mutable:
-                return self._number(value.send(home.worker, owner=home.owner))  # type: ignore[attr-defined]
+                return self._number(value.send(home.worker, owner=home.owner), place)  # type: ignore[attr-defined]
         other = self.link.worker.id if self.link is not None else "a worker"
         raise self._elsewhere(f"{other} and here (a local {type(value).__name__})", "x.send(worker)")
 

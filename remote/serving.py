@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from torch import Tensor
 
 from sharetorch.mpc.errors import GetNotPermittedError, LimitExceededError
-from sharetorch.remote.access import may_delete, may_read, readable, usable
+from sharetorch.remote.access import delete, may_read, readable, usable
 from sharetorch.remote.audit import Call
 from sharetorch.remote.messages import (
     Clear,
@@ -75,28 +75,21 @@ def fetch(node: Node, request: Fetch, call: Call) -> Values:
         return Values([])
     values = [record.value for record in records]
     if request.remove:
-        _delete(node, request.numbers, call)
+        delete(node, request.numbers, call)
     return Values(values)
 
 
 @handles(Forget)
 def forget(node: Node, request: Forget, call: Call) -> Done:
     """Serve ``Forget``: deletes what is the caller's; passes over the rest."""
-    _delete(node, request.numbers, call)
+    delete(node, request.numbers, call)
     return Done()
-
-
-def _delete(node: Node, numbers: Iterable[int], call: Call) -> None:
-    for number in numbers:
-        record = node.objects.get(number)
-        if record is not None and may_delete(node, record, call):
-            del node.objects[number]
 
 
 @handles(Clear)
 def clear(node: Node, request: Clear, call: Call) -> Done:
     """Serve ``Clear``."""
-    _delete(node, list(node.objects), call)
+    delete(node, list(node.objects), call)
     return Done()
 
 
@@ -114,7 +107,7 @@ def forward(node: Node, request: Forward, call: Call) -> Made:
     link = node.link(request.worker)
     metas = [meta for record in records for meta in link.request(parcel(record)).results]
     if request.remove:
-        _delete(node, request.numbers, call)
+        delete(node, request.numbers, call)
     return Made(metas, "one" if len(metas) == 1 else "several")
 
 

@@ -11,6 +11,7 @@ number  type                       contents
 5       ``torch.layout``           its name (strided is the only one)
 6       ``torch.device``           its kind (cpu is the only one)
 7       ``complex``                two doubles
+8       ``Seen``                   [number, form, sizes]: a view of an object at the receiver
 
 Modules that define further types register them: pointers (16), fixed-precision tensors (17), handles of shared tensors
 (18), plans and protocols (19, 20), models (21), training settings (22).
@@ -22,7 +23,7 @@ import math
 import struct
 from collections.abc import Callable
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import msgspec
 import numpy
@@ -42,6 +43,31 @@ class Ref:
 
     def __repr__(self) -> str:
         return f"Ref({self.number})"
+
+
+class Seen(Ref):
+    """A view of an object of the receiver, made when it is used: saves a request for every transposed weight.
+
+    Attributes:
+        form: "t" or "view".
+        sizes: of the view.
+    """
+
+    __slots__ = ("form", "sizes")
+
+    def __init__(self, number: int, form: str, sizes: list[int]) -> None:
+        super().__init__(number)
+        self.form = form
+        self.sizes = sizes
+
+    def __repr__(self) -> str:
+        return f"Seen({self.number}, {self.form}, {self.sizes})"
+
+
+class _SeenFields(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    number: Annotated[int, msgspec.Meta(ge=0)]
+    form: Literal["t", "view"]
+    sizes: list[int]
 
 
 class Codec(NamedTuple):
@@ -224,3 +250,14 @@ register(
     lambda value: struct.pack("<dd", value.real, value.imag),
     lambda data, node: complex(*struct.unpack("<dd", data)),
 )
+
+
+_seen_decoder = msgspec.msgpack.Decoder(_SeenFields)
+
+
+def _unpack_seen(data: bytes, node: Any) -> Seen:
+    fields = _seen_decoder.decode(data)
+    return Seen(fields.number, fields.form, fields.sizes)
+
+
+register(8, Seen, lambda seen: _encoder.encode(_SeenFields(seen.number, seen.form, seen.sizes)), _unpack_seen)

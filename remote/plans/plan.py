@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -84,7 +85,7 @@ class Plan(nn.Module):
 
     def build(
         self, *args: Any, args_shape: Shapes | None = None, dtypes: Sequence[Any] | None = None, flexible: bool = False,
-        trace_autograd: bool = True, **kwargs: Any,
+        trace_autograd: bool = False, **kwargs: Any,
     ) -> Plan:  # fmt: skip
         """Record the function. Nothing is computed and no tensor changes.
 
@@ -96,7 +97,8 @@ class Plan(nn.Module):
             args_shape: shapes instead, -1 for a size that is free; float32 unless ``dtypes`` says otherwise.
             dtypes: of ``args_shape``, in order.
             flexible: whether the first dimension of every tensor is free.
-            trace_autograd: accepted for the tutorials' sake; it always is.
+            trace_autograd: whether all real inputs need gradients while recording, so that a backward pass inside the
+                function reaches them; otherwise those do whose examples do.
             kwargs: keyword arguments, as ``args``.
 
         Returns:
@@ -119,6 +121,8 @@ class Plan(nn.Module):
         names = argument_names(self.forward, len(args), self._takes_state())
         positional = [self._form(part, name, inputs, flexible) for part, name in zip(args, names, strict=True)]
         named = [[name, self._form(part, name, inputs, flexible)] for name, part in kwargs.items()]
+        if trace_autograd:
+            inputs = [(name, replace(shape, requires_grad=shape.dtype.is_floating_point)) for name, shape in inputs]
         arguments = {"tuple": [{"tuple": positional}, {"dict": named}]}
         self._recording = tracing.record(
             self._run_forward, self.name, arguments, inputs, list(self._known()), self._named_tensors
@@ -129,11 +133,11 @@ class Plan(nn.Module):
     def _form(self, value: Any, name: str, inputs: list[tuple[str, Shape]], flexible: bool) -> Any:
         def leaf(part: Any) -> Any:
             if isinstance(part, Tensor):
-                part = Shape(tuple(part.shape), part.dtype)
+                part = Shape(tuple(part.shape), part.dtype, part.requires_grad)
             if isinstance(part, Shape):
                 shape = (-1, *part.shape[1:]) if flexible and part.shape else part.shape
                 label = name if not any(name == other for other, _ in inputs) else f"{name}_{len(inputs)}"
-                inputs.append((label, Shape(shape, part.dtype)))
+                inputs.append((label, Shape(shape, part.dtype, part.requires_grad)))
                 return Ref(len(inputs) - 1)
             if isinstance(part, forms.PLAIN):
                 return part
@@ -383,9 +387,10 @@ class Plan(nn.Module):
         return TranslationTarget.PYTORCH
 
     @base_framework.setter
-    def base_framework(self, target: TranslationTarget) -> None:
-        if target is not TranslationTarget.PYTORCH:
-            raise UnsupportedOperationError(f"A plan cannot be had as {target.value}; it is aten operations.")
+    def base_framework(self, target: TranslationTarget | str) -> None:
+        wanted = TranslationTarget(target)
+        if wanted is not TranslationTarget.PYTORCH:
+            raise UnsupportedOperationError(f"A plan cannot be had as {wanted.value}; it is aten operations.")
 
     def __repr__(self) -> str:
         kind = type(self).__name__
@@ -397,7 +402,7 @@ class Plan(nn.Module):
 
 def func2plan(
     args_shape: Shapes | None = None, state: Any = (), *, dtypes: Sequence[Any] | None = None, name: str | None = None,
-    trace_autograd: bool = True,
+    trace_autograd: bool = False,
 ) -> Callable[[Callable[..., Any]], Plan]:  # fmt: skip
     """Make a plan of a function.
 
@@ -406,7 +411,7 @@ def func2plan(
         state: tensors that the function reads by ``state.read()`` from its keyword argument ``state``.
         dtypes: of ``args_shape``, in order; float32 if not given.
         name: of the plan; that of the function if not given.
-        trace_autograd: accepted for the tutorials' sake; it always is.
+        trace_autograd: see ``build``; for ``args_shape``.
 
     Returns:
         A decorator that gives a ``Plan``.
@@ -416,6 +421,8 @@ def func2plan(
         if not callable(function):
             raise PlanError(f"A plan is made of a function; {type(function).__name__} is none.")
         plan = Plan(name, function, state)
-        return plan if args_shape is None else plan.build(args_shape=args_shape, dtypes=dtypes)
+        if args_shape is None:
+            return plan
+        return plan.build(args_shape=args_shape, dtypes=dtypes, trace_autograd=trace_autograd)
 
     return decorate

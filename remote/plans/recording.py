@@ -15,10 +15,11 @@ from sharetorch.remote.wire import DTYPES
 
 @dataclass(frozen=True)
 class Shape:
-    """An input before recording: shape with negative sizes for free ones, and dtype."""
+    """An input before recording: shape with negative sizes for free ones, dtype, and whether it needs a gradient."""
 
     shape: tuple[int, ...]
     dtype: torch.dtype
+    requires_grad: bool = False
 
 
 class Recording(NamedTuple):

@@ -187,6 +187,8 @@ class _Tracer:
 
     def _called(self, *inputs: Tensor) -> list[Any]:
         """The function on flat inputs; its flat results."""
+        for value, (_, shape) in zip(inputs, self._shapes, strict=True):
+            value.requires_grad_(shape.requires_grad)
         args, kwargs = forms.unpack(self._arguments, lambda ref: inputs[ref.number])
         results: list[Any] = []
         with _Capture(self):
@@ -307,6 +309,8 @@ class _Tracer:
             return Node(f"size.{numbers.SIZE_OPERATORS[name]}", args)
         if name == "aten._local_scalar_dense.default":
             return Node("scalar", args)
+        if target is torch.ops.aten._convolution.default:  # of torch.jit.trace: some more arguments
+            return Node("aten.convolution.default", args[:9])
         if isinstance(target, torch._ops.OpOverload):
             return Node(name, args, _without_none(kwargs))
         if target in numbers.NAMES:

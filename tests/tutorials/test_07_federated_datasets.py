@@ -71,3 +71,40 @@ def test_a_data_set_is_sent_as_a_whole_too() -> None:
     back = federated.get()
     assert torch.equal(back.data, x) and torch.equal(back.targets, y)
     assert bob._objects == {} and alice._objects == {}
+
+
+def test_what_a_grid_found_becomes_a_data_set() -> None:
+    names: dict[str, Any] = {"torch": torch}
+    sy.create_sandbox(names, verbose=False)
+    grid = sy.PrivateGridNetwork(*names["workers"])
+    found_data, found_target = grid.search("#diabetes", "#data"), grid.search("#diabetes", "#target")
+    n_features, n_targets = found_data["alice"][0].shape[1], 1
+    assert n_features == 10
+    parts = []
+    for worker in found_data:
+        parts.append(sy.BaseDataset(found_data[worker][0], found_target[worker][0]))
+    dataset = sy.FederatedDataset(parts)
+    assert "442 items" in repr(dataset) and "theo" in repr(dataset)
+    assert dataset.workers == [worker.id for worker in names["workers"]]
+
+    torch.manual_seed(2)
+    model: Any = nn.Linear(n_features, n_targets)
+    optimizers = {worker: optim.Adam(params=model.parameters(), lr=5.0) for worker in dataset.workers}
+    train_loader = sy.FederatedDataLoader(dataset, batch_size=32, shuffle=False, drop_last=False)
+    assert len(train_loader) == 6 * 3
+    totals = []
+    for _ in range(4):
+        loss_accum = 0.0
+        for data, target in train_loader:
+            model.send(data.location)
+            optimizer = optimizers[data.location.id]
+            optimizer.zero_grad()
+            pred = model(data)
+            loss = ((pred.view(-1) - target) ** 2).mean()
+            loss.backward()
+            optimizer.step()
+            model.get()
+            loss = loss.get()
+            loss_accum += float(loss)
+        totals.append(loss_accum)
+    assert totals[-1] < 0.5 * totals[0]

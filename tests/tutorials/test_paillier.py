@@ -25,7 +25,7 @@ def test_sums_and_products_with_public_numbers(keys: tuple[object, object]) -> N
         (secret * torch.tensor([2.0, 3.0, -4.0])).decrypt(private_key=private), x * torch.tensor([2.0, 3, -4])
     )
     assert torch.allclose((secret - 1.5).decrypt(private_key=private), x - 1.5)
-    assert "25" not in repr(secret)
+    assert "25" not in repr(secret).split(public.fingerprint)[0]
 
 
 def test_votes_are_added_by_somebody_who_cannot_read_them(keys: tuple[object, object]) -> None:
