@@ -105,14 +105,14 @@ class PointerTensor(torch.Tensor):
 
     def _seen_as(self, sizes: Any = None) -> PointerTensor | None:
         """Its transpose, or itself in another shape, without a message; None if that cannot be told here."""
-        if sizes is None and self.dim() == 2:
-            form, shape, strides = "t", self.shape[::-1], self.stride()[::-1]
-        elif sizes is not None and self.is_contiguous() and self.numel():
+        if sizes is None:
+            form, shape, strides = "t", list(self.shape[::-1]), list(self.stride()[::-1])
+            told = self.dim() == 2
+        else:
             form, shape = "view", _filled(sizes, self.numel())
             strides = _contiguous(shape)
-            if math.prod(shape) != self.numel() or min(shape, default=1) < 1:
-                return None
-        else:
+            told = self.is_contiguous() and min(shape, default=1) > 0 and math.prod(shape) == self.numel()
+        if not told:
             return None
         view: PointerTensor = torch.Tensor._make_wrapper_subclass(
             PointerTensor, shape, strides=strides, storage_offset=self.storage_offset(), dtype=self.dtype

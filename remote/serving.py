@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from torch import Tensor
 
 from sharetorch.mpc.errors import GetNotPermittedError, LimitExceededError
-from sharetorch.remote.access import delete, may_read, readable, usable
+from sharetorch.remote.access import delete, may_delete, may_read, readable, usable
 from sharetorch.remote.audit import Call
 from sharetorch.remote.messages import (
     Clear,
