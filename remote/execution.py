@@ -24,7 +24,7 @@ from sharetorch.remote.access import delete, reader, require_writable, usable
 from sharetorch.remote.audit import Call
 from sharetorch.remote.messages import Execute, Made, Meta
 from sharetorch.remote.node import Node, handles
-from sharetorch.remote.objects import Readers, Record, common_readers, dtype_name, memory_of
+from sharetorch.remote.objects import Readers, Record, common_readers, memory_of
 from sharetorch.remote.operators import Operator
 from sharetorch.remote.wire import DTYPES, Ref, Seen
 
@@ -66,6 +66,8 @@ class Operands:
             MalformedRequestError: an object that is no tensor, or a tensor where none belongs.
         """
         kind = type(value)
+        if kind is int or kind is bool or kind is float:
+            return value
         if kind is Ref:
             if place not in operator.tensors:
                 operator.require_place(place)
@@ -119,6 +121,7 @@ class Operands:
         return None
 
 
+_HELD = frozenset(DTYPES.values())
 _WRITTEN = Made([], "written")
 
 
@@ -253,7 +256,7 @@ def _keep(node: Node, value: Any, operands: Operands, restriction: frozenset[str
     held = operands.holder_of(value)
     if held is not None:
         return held.meta()
-    if value.layout is not torch.strided or dtype_name(value.dtype) not in DTYPES:
+    if value.layout is not torch.strided or value.dtype not in _HELD:
         raise UnsupportedDtypeError(
             f"The operation gives a tensor of dtype {value.dtype}, {value.layout}; workers hold dense ones."
         )

@@ -27,6 +27,13 @@ _ELEMENT = 64
 
 _ENOUGH = 1 << 62
 
+NO_LARGER = {
+    "_log_softmax", "_log_softmax_backward_data", "_softmax", "_softmax_backward_data", "clone",
+    "max_pool2d_with_indices_backward", "mean", "native_batch_norm", "native_batch_norm_backward", "native_layer_norm",
+    "native_layer_norm_backward", "nll_loss_backward", "nll_loss_forward", "ones_like", "sum", "zeros_like",
+}  # fmt: skip
+"""Operations whose results have no more elements than their operands together."""
+
 UNBOUND = {
     "arange", "block_diag", "cholesky_inverse", "diag_embed", "eye", "linalg_lu", "linalg_lu_factor",
     "linalg_lu_factor_ex", "linalg_qr", "_linalg_svd", "_linalg_eigh", "lu_unpack", "_pdist_forward",
@@ -50,6 +57,10 @@ def check(node: Node, operator: Operator, args: list[Any], kwargs: dict[str, Any
     if operator.view or operator.in_place:
         return
     room = min(node.limits.object_bytes, node.limits.store_bytes - node.objects.bytes)
+    if (operator.pointwise or operator.base in NO_LARGER) and not kwargs:
+        elements = _elements(args, operator.pointwise)
+        if elements is not None and elements * _ELEMENT <= room:
+            return
     if operator.bounded and _product(args) * _product(kwargs.values()) * _ELEMENT <= room:
         return
     _check_exactly(node, operator, args, kwargs)
@@ -71,6 +82,21 @@ def _check_count(node: Node, operator: Operator, args: list[Any], kwargs: dict[s
             f"{operator.name} would give {parts} tensors; {node.id} makes up to {_PARTS} at once and "
             f"has room for {room} objects."
         )
+
+
+def _elements(args: list[Any], alike: bool) -> int | None:
+    """Elements of all tensors together; None where they shall be alike and are not: their product might be large."""
+    count, shape = 0, None
+    for value in args:
+        if type(value) is Tensor:
+            if alike and value.dim():
+                if shape is not None and value.shape != shape:
+                    return None
+                shape = value.shape
+            count += value.numel() + 1
+        elif isinstance(value, (Tensor, list)) and not all(type(part) in (int, float, bool) for part in value):
+            return None
+    return count
 
 
 def _product(values: Any) -> int:
@@ -105,9 +131,7 @@ def _own(operator: Operator, bound: Callable[..., int], args: list[Any], kwargs:
     try:
         return bound(*placed, **named)
     except (TypeError, AttributeError, IndexError) as error:
-        raise MalformedRequestError(
-            f"Arguments {operator.name} does not take: {operator.overload._schema}."
-        ) from error
+        raise MalformedRequestError(f"Arguments {operator.name} does not take: {operator.overload._schema}.") from error
 
 
 def _tried(node: Node, operator: Operator, args: list[Any], kwargs: dict[str, Any]) -> list[int]:
@@ -221,9 +245,7 @@ def _grid(self: Tensor, bins: list[Any], *_: Any, **__: Any) -> int:
     count = 1
     for size in bins:
         count *= size.numel() if isinstance(size, Tensor) else max(size, 0) + 1
-    return (
-        count + sum(size.numel() if isinstance(size, Tensor) else size + 1 for size in bins)
-    ) * self.element_size()
+    return (count + sum(size.numel() if isinstance(size, Tensor) else size + 1 for size in bins)) * self.element_size()
 
 
 def _like_second(grad: Tensor, self: Tensor, *_: Any, **__: Any) -> int:

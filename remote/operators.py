@@ -94,6 +94,7 @@ class Operator(NamedTuple):
         several: whether it gives a list of tensors.
         in_place: whether its result is its first argument.
         bounded: whether results have no more elements than the product of what they are made from.
+        pointwise: whether each element of a result is made of one element of each operand.
     """
 
     name: str
@@ -111,6 +112,7 @@ class Operator(NamedTuple):
     several: bool
     in_place: bool
     bounded: bool
+    pointwise: bool
 
     def written(self, args: list[Any], kwargs: dict[str, Any]) -> Iterator[Any]:
         """The tensors the operation has changed."""
@@ -205,7 +207,7 @@ def _writes(overload: Any, base: str) -> tuple[tuple[int, str], ...]:
     return tuple(
         (place, argument.name)
         for place, argument in enumerate(overload._schema.arguments)
-        if argument.name in untold or (argument.alias_info is not None and argument.alias_info.is_write)
+        if argument.name in untold or _is_write(argument.alias_info)
     )
 
 
@@ -293,7 +295,6 @@ def _is_write(alias: Any) -> bool:
 
 def _operator(name: str, base: str, overload: Any) -> Operator:
     arguments, returns = overload._schema.arguments, overload._schema.returns
-    untold = WRITES_UNTOLD.get(base, ())
     tensors: set[int | str] = set()
     required: set[int | str] = set()
     for place, argument in enumerate(arguments):
@@ -308,11 +309,7 @@ def _operator(name: str, base: str, overload: Any) -> Operator:
         RUNS.get(base, overload),
         frozenset(tensors),
         frozenset(required),
-        tuple(
-            (place, argument.name)
-            for place, argument in enumerate(arguments)
-            if argument.name in untold or _is_write(argument.alias_info)
-        ),
+        _writes(overload, base),
         base in UNINITIALISED,
         base in TELLING,
         TELLING_AT_TIMES.get(base),
@@ -322,4 +319,5 @@ def _operator(name: str, base: str, overload: Any) -> Operator:
         any("List" in str(result.type) for result in returns),
         all(_is_write(result.alias_info) for result in returns),
         base not in OWN and base not in UNBOUND and "upsample" not in base,
+        torch.Tag.pointwise in overload.tags,
     )
