@@ -11,11 +11,12 @@ from torch import Tensor
 from sharetorch.fl.graphs import StepSource
 from sharetorch.fl.structs import StepForm
 from sharetorch.fl.training import Wanted
+from sharetorch.remote.claimed import Claimed
 from sharetorch.remote.messages import Evaluate, Fetch, Train
 from sharetorch.remote.requests import Handle
 
 
-class ModelPointer:
+class ModelPointer(Claimed):
     """A model that was sent with a ``TrainConfig``.
 
     Attributes:
@@ -25,16 +26,6 @@ class ModelPointer:
     def __init__(self, handle: Handle, original: Any) -> None:
         self.handle = handle
         self._original = original
-
-    @property
-    def location(self) -> Any:
-        """The worker that holds it."""
-        return self.handle.link.worker
-
-    @property
-    def id_at_location(self) -> int:
-        """Number of the model at the worker."""
-        return self.handle.number
 
     def get(self, user: str | None = None, reason: str | None = None) -> TrainedModel:
         """Fetch the trained model; the worker forgets it.
@@ -82,7 +73,7 @@ class TrainedModel:
         return f"<TrainedModel {self.obj!r}>"
 
 
-class ConfigPointer:
+class ConfigPointer(Claimed):
     """Training settings at a worker.
 
     Attributes:
@@ -95,16 +86,6 @@ class ConfigPointer:
         self.model = model
         self._source = source
         latest[(handle.link.owner.id, handle.link.worker.id)] = self
-
-    @property
-    def location(self) -> Any:
-        """The worker that holds them."""
-        return self.handle.link.worker
-
-    @property
-    def id_at_location(self) -> int:
-        """Number of the settings at the worker."""
-        return self.handle.number
 
     def ask(self, message: Train | Evaluate) -> list[Any]:
         """Have the worker train or evaluate; if it lacks the graph for a shape of its data, record it and ask again."""

@@ -24,7 +24,8 @@ from sharetorch.mpc.errors import (
 from sharetorch.mpc.tensor.location import user_line
 from sharetorch.nn.exchange import become
 from sharetorch.remote import operators, wire
-from sharetorch.remote.messages import Execute, Fetch, Forward, Invoke, Label, Made, Meta, Release
+from sharetorch.remote.claimed import Claimed
+from sharetorch.remote.messages import Execute, Fetch, Forward, Invoke, Made, Meta, Release
 from sharetorch.remote.moving import Move
 from sharetorch.remote.node import Link
 from sharetorch.remote.objects import KINDS
@@ -32,7 +33,7 @@ from sharetorch.remote.requests import Handle, Operands, View, metadata_of
 from sharetorch.remote.wire import DTYPES, Ref
 
 
-class PointerTensor(torch.Tensor):
+class PointerTensor(Claimed, torch.Tensor):
     """A tensor at a worker.
 
     Made by ``x.send(worker)``, by operations on pointers, by ``worker.search`` and ``worker.remote.torch``.
@@ -136,39 +137,9 @@ class PointerTensor(torch.Tensor):
             self.handle = Handle(handle.link, meta)
 
     @property
-    def location(self) -> Any:
-        """The worker that holds the tensor."""
-        return self.handle.link.worker
-
-    @property
-    def owner(self) -> Any:
-        """The worker that holds the pointer."""
-        return self.handle.link.owner
-
-    @property
-    def id_at_location(self) -> int:
-        """Number of the tensor at its worker."""
-        return self.handle.number
-
-    @property
-    def id(self) -> int:
-        """Number of the tensor; pointer and tensor share it."""
-        return self.handle.number
-
-    @property
     def child(self) -> PointerTensor:
         """The pointer itself: there are no layers of wrappers, but the tutorials look below them."""
         return self
-
-    @property
-    def tags(self) -> set[str]:
-        """By which the tensor is found."""
-        return set(self.handle.tags)
-
-    @property
-    def description(self) -> str | None:
-        """What its owner says of it."""
-        return self.handle.description
 
     def get(self, user: str | None = None, reason: str | None = None, **_: Any) -> Tensor:
         """Fetch the tensor, and its gradient if it has one; the worker forgets it.
@@ -278,35 +249,6 @@ class PointerTensor(torch.Tensor):
     def copy(self) -> PointerTensor:
         """A second object with the same values, at the same worker; gradients flow through, as with ``clone()``."""
         return self.clone()  # type: ignore[return-value]
-
-    def tag(self, *tags: str) -> PointerTensor:
-        """Let the tensor be found by these tags."""
-        self.handle.tags = tuple(dict.fromkeys([*self.handle.tags, *tags]))
-        self.handle.link.request(Label(self.handle.number, list(self.handle.tags)))
-        return self
-
-    def describe(self, text: str) -> PointerTensor:
-        """Say what the tensor is."""
-        self.handle.description = text
-        self.handle.link.request(Label(self.handle.number, None, text))
-        return self
-
-    @property
-    def garbage_collection(self) -> bool:
-        """Whether the worker's tensor is deleted with the last pointer to it."""
-        return self.handle.owned
-
-    @garbage_collection.setter
-    def garbage_collection(self, on: bool) -> None:
-        self.handle.owned = bool(on)
-
-    gc = garbage_collection
-
-    @property
-    def disable_gc(self) -> PointerTensor:
-        """This pointer, which no longer deletes the worker's tensor."""
-        self.handle.drop()
-        return self
 
     def invoke(self, method: str, *args: Any, **kwargs: Any) -> Any:
         """Let the worker run a method of ShareTorch's own on the tensor; gives a pointer to the result."""

@@ -9,8 +9,9 @@ from torch import Tensor
 
 from sharetorch.mpc.errors import MembersError, PlanError, TensorsNotCollocatedException
 from sharetorch.mpc.tensor.location import user_line
+from sharetorch.remote.claimed import Claimed
 from sharetorch.remote.found import POINTERS
-from sharetorch.remote.messages import Call, Fetch, Forward, Invoke, Label, Made, Meta
+from sharetorch.remote.messages import Call, Fetch, Forward, Invoke, Made, Meta
 from sharetorch.remote.multi import MultiPointerTensor
 from sharetorch.remote.node import Link
 from sharetorch.remote.plans import forms
@@ -21,7 +22,7 @@ from sharetorch.remote.requests import Handle
 from sharetorch.remote.wire import Ref
 
 
-class ObjectPointer:
+class ObjectPointer(Claimed):
     """A pointer to an object that is no tensor; deletes it when it goes, unless it was found by a search.
 
     Attributes:
@@ -34,45 +35,6 @@ class ObjectPointer:
     def __init__(self, handle: Handle) -> None:
         self.handle = handle
         self.alive = True
-
-    @property
-    def location(self) -> Any:
-        """The worker that holds the object."""
-        return self.handle.link.worker
-
-    @property
-    def owner(self) -> Any:
-        """The worker that holds the pointer."""
-        return self.handle.link.owner
-
-    @property
-    def id(self) -> int:
-        """Number of the object; pointer and object share it."""
-        return self.handle.number
-
-    id_at_location = id
-
-    @property
-    def tags(self) -> set[str]:
-        """By which the object is found."""
-        return set(self.handle.tags)
-
-    @property
-    def description(self) -> str | None:
-        """What its owner says of it."""
-        return self.handle.description
-
-    def tag(self, *tags: str) -> Any:
-        """Let the object be found by these tags."""
-        self.handle.tags = tuple(dict.fromkeys([*self.handle.tags, *tags]))
-        self.handle.link.request(Label(self.handle.number, list(self.handle.tags)))
-        return self
-
-    def describe(self, text: str) -> Any:
-        """Say what the object is."""
-        self.handle.description = text
-        self.handle.link.request(Label(self.handle.number, None, text))
-        return self
 
     def get(self, user: str | None = None, reason: str | None = None) -> Any:
         """Fetch the object; the worker forgets it.
