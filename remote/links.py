@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from sharetorch.remote import wire
-from sharetorch.remote.messages import Execute, Failed, Forget, Message, Reply
+from sharetorch.remote.messages import Call, Execute, Failed, Forget, Message, Reply
 from sharetorch.remote.node import Node, error_of
 
 _FORGOTTEN_AT_ONCE = 16
@@ -18,6 +18,10 @@ _AFRESH = (torch._C._dispatch_tls_local_include_set(), torch._C._dispatch_tls_lo
 """How torch dispatches outside of any operation. A request is sent from inside one, where torch passes over the kernels
 that look at a tensor's conjugate and negative bits; a worker of this process must compute as one of another process
 does."""
+
+
+_CARRY_DELETIONS = (Execute, Call)
+"""Requests that take deletions along."""
 
 
 class MemoryLink:
@@ -50,7 +54,7 @@ class MemoryLink:
         Raises:
             Exception: what the worker's ``Failed`` names.
         """
-        if self._gone and type(message) is not Execute:
+        if self._gone and type(message) not in _CARRY_DELETIONS:
             self.flush()
         data = wire.encode(message)
         self._wait()

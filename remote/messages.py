@@ -92,11 +92,13 @@ class Call(Message, frozen=True, tag="call"):
         number: of the plan.
         args: numbers, and objects as ``Ref``.
         kwargs: likewise.
+        forget: numbers of objects to delete first, as by ``Forget``.
     """
 
     number: int
     args: list[Any]
     kwargs: dict[str, Any]
+    forget: list[int] = []
 
 
 class Fetch(Message, frozen=True, tag="fetch"):

@@ -149,7 +149,9 @@ class PointerPlan(ObjectPointer):
             graph = self._program.graph
             require_fit(self._program, list(forms.leaves(graph.arguments, (args, kwargs), graph.name)))
         operands = CallOperands(f"plan at {self.location.id}", self.handle.link)
-        reply: Made = self.handle.link.request(Call(self.handle.number, operands.pack(args), operands.pack(kwargs)))
+        link = self.handle.link
+        packed = operands.pack(args), operands.pack(kwargs)
+        reply: Made = link.request(Call(self.handle.number, *packed, link.pending()))
         return operands.results(reply)
 
     def _require_alive(self) -> None:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from sharetorch.mpc.errors import LimitExceededError, MalformedRequestError, OperationNotAllowedError
 from sharetorch.remote import execution, limits, wire
-from sharetorch.remote.access import reader, usable
+from sharetorch.remote.access import delete, reader, usable
 from sharetorch.remote.audit import Call
 from sharetorch.remote.messages import Call as CallRequest
 from sharetorch.remote.messages import Made, Meta
@@ -39,6 +39,8 @@ RUNNERS: dict[str, Runner] = {}
 @handles(CallRequest)
 def call_object(node: Node, request: CallRequest, call: Call) -> Made:
     """Serve ``Call``."""
+    if request.forget:
+        delete(node, request.forget, call)
     record = usable(node, request.number, call)
     kind = record.meta().kind
     runner = RUNNERS.get(kind)
