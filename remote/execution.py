@@ -66,14 +66,12 @@ class Operands:
             MalformedRequestError: an object that is no tensor, or a tensor where none belongs.
         """
         kind = type(value)
-        if kind is int or kind is bool or kind is float:
-            return value
         if kind is Ref:
             if place not in operator.tensors:
                 operator.require_place(place)
             return self.tensor(value)
         if kind is list:
-            return [self.resolve(part, operator, place) for part in value]
+            return [part if type(part) in _NUMBERS else self.resolve(part, operator, place) for part in value]
         if kind is Seen:
             return self._view(value, operator, place)
         if value is None:
@@ -121,6 +119,7 @@ class Operands:
         return None
 
 
+_NUMBERS = frozenset({int, float, bool})
 _HELD = frozenset(DTYPES.values())
 _WRITTEN = Made([], "written")
 
@@ -133,7 +132,10 @@ def execute(node: Node, request: Execute, call: Call) -> Made:
         delete(node, request.forget, call)
     operator = operators.find(request.operator)
     operands = Operands(node, call)
-    args = [operands.resolve(value, operator, place) for place, value in enumerate(request.args)]
+    args = [
+        value if type(value) in _NUMBERS else operands.resolve(value, operator, place)
+        for place, value in enumerate(request.args)
+    ]
     kwargs = {name: operands.resolve(value, operator, name) for name, value in request.kwargs.items()}
     return run(node, operator, args, kwargs, operands, call)
 
@@ -202,7 +204,8 @@ def compute(operator: Operator, args: list[Any], kwargs: dict[str, Any]) -> Any:
         MalformedRequestError: arguments that torch's kernel would trust, wrongly.
         Exception: what torch raises.
     """
-    operator.validate(args, kwargs)
+    if operator.checks is not None or kwargs:
+        operator.validate(args, kwargs)
     result = operator.run(*args, **kwargs)  # objects require no gradients, whatever the mode of the caller's thread
     learn = checks.LEARNS.get(operator.base)
     if learn is not None and not kwargs:
@@ -260,20 +263,17 @@ def _keep(node: Node, value: Any, operands: Operands, restriction: frozenset[str
         raise UnsupportedDtypeError(
             f"The operation gives a tensor of dtype {value.dtype}, {value.layout}; workers hold dense ones."
         )
-    limits.require_fit(node, value)
+    size = value.numel() * value.element_size()
+    if size > node.limits.object_bytes:
+        limits.require_fit(node, value)
     memory = memory_of(value)
     base = operands.base_of(memory)
     if base is not None:
         base.readers.narrow(restriction)
         record = node.keep(value, call.sender, base.readers)
     else:
-        record = node.keep(_alone(value, memory), call.sender, None if restriction is None else Readers(restriction))
+        # Kernels give parts of larger memory at times, with what others left there: a result has memory of its own.
+        alone = value if memory is None or memory.nbytes() <= size else value.clone()
+        record = node.keep(alone, call.sender, None if restriction is None else Readers(restriction))
     call.made.append(record.number)
     return record.meta()
-
-
-def _alone(value: Tensor, memory: torch.UntypedStorage | None) -> Tensor:
-    """A result whose memory holds nothing else: kernels give parts of larger memory at times, as others left it."""
-    if memory is None or memory.nbytes() <= value.numel() * value.element_size():
-        return value
-    return value.clone()

@@ -57,7 +57,8 @@ class MemoryLink:
         if self._gone and type(message) not in _CARRY_DELETIONS:
             self.flush()
         data = wire.encode(message)
-        self._wait()
+        if self.worker.message_pending_time or self.owner.message_pending_time:
+            self._wait()
         with torch._C._ForceDispatchKeyGuard(*_AFRESH):
             answer = self.worker.receive(data, self.owner.id)
         self.sent += 1
@@ -93,6 +94,4 @@ class MemoryLink:
             pass
 
     def _wait(self) -> None:
-        pending = getattr(self.owner, "message_pending_time", 0) + getattr(self.worker, "message_pending_time", 0)
-        if pending > 0:
-            time.sleep(pending)
+        time.sleep(max(0.0, self.owner.message_pending_time + self.worker.message_pending_time))

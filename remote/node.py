@@ -94,6 +94,9 @@ class Node:
         spokesmen: senders whose word counts when a request names a user; by itself only the driver of this process.
     """
 
+    message_pending_time: float = 0
+    """Seconds by which requests from and to this node are delayed."""
+
     def __init__(self, id: str, private: bool = False, limits: Limits | None = None) -> None:
         self.id = id
         self.private = private

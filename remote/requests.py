@@ -121,6 +121,9 @@ _TAKE_A_NUMBER = {
 """Operations in which ``x[i] = 5`` ends, where torch makes a local tensor of the 5."""
 
 
+_NUMBERS = frozenset({int, float, bool})
+
+
 class Operands:
     """Operands of one operation: all at one worker, named by number.
 
@@ -146,7 +149,9 @@ class Operands:
         self._pointers: list[Any] = []
         self._writes = operators.known_as(func).writes
         self.link: Any = None
-        self.packed = [self._pack(value, place) for place, value in enumerate(args)]
+        self.packed = [
+            value if type(value) in _NUMBERS else self._pack(value, place) for place, value in enumerate(args)
+        ]
         self.named = {name: self._pack(value, name) for name, value in kwargs.items()} if kwargs else {}
 
     def _pack(self, value: Any, place: int | str) -> Any:

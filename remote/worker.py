@@ -56,8 +56,6 @@ class VirtualWorker(Node):
 
     _name: str
     _fresh: bool
-    message_pending_time: float = 0
-    """Seconds by which requests from and to this worker are delayed."""
 
     def __init__(
         self,
