@@ -24,6 +24,7 @@
     │   ├── TensorsNotCollocatedException  operands at different places (also a MismatchError)
     │   ├── ObjectNotFoundError    no such object at the worker (also an ObjectGoneError)
     │   ├── GetNotPermittedError   the object's policy does not let the caller have it
+    │   │   └── ReleaseRefusedError a policy does not release a result (also a GetNotPermittedError)
     │   ├── InvalidTensorForRemoteGet  remote_get without a pointer to a pointer
     │   ├── WorkerNotFoundException    no worker of that name is known
     │   ├── MalformedRequestError  bytes that are no message, or a message with wrong contents
@@ -32,6 +33,16 @@
     │   ├── RemoteOperationError   the operation failed at the worker for a reason it keeps to itself
     │   └── PlanError              a plan that is not built, or cannot be
     │       └── PlanShapeError     a call of a plan with other shapes (also a ShapeError)
+    ├── NetworkError               parties on different machines
+    │   ├── WorkerUnreachableError nobody answers at the address (also a ConnectionRefusedError)
+    │   ├── HandshakeError         a certificate, an identity or a session document is refused
+    │   ├── ConnectionLostError    the other end closed, reset or went silent (also a ConnectionError)
+    │   ├── DeadlineExceededError  no complete answer in time (also a TimeoutError)
+    │   ├── FrameError             a frame is malformed, repeated or not the one due (also a ProtocolError)
+    │   └── SessionEndedError      a session is over: which member, which operation, why, what to do
+    ├── ConfigurationError         settings of a worker or a group that are wrong or incomplete
+    ├── DataSourceError            a worker's data file is missing, broken or of another form than declared
+    ├── CheckpointError            a checkpoint cannot be written, or is missing, damaged or of another session
     ├── IdNotUniqueError           a number for a second object
     ├── LabelError                 tags or a description that are none
     ├── SandboxError               create_sandbox() without torch in the names it was given
@@ -264,3 +275,57 @@ class SandboxError(ShareTorchError, NameError):
 
 class LabelError(ShareTorchError, TypeError):
     """Tags, descriptions and users are texts."""
+
+
+class ReleaseRefusedError(GetNotPermittedError):
+    """A policy does not release a result."""
+
+
+class NetworkError(ShareTorchError):
+    """Parties on different machines cannot work together."""
+
+
+class WorkerUnreachableError(NetworkError, ConnectionRefusedError):
+    """Nobody answers at a worker's address."""
+
+
+class HandshakeError(NetworkError, PermissionError):
+    """A certificate, an identity or a session document is refused."""
+
+
+class ConnectionLostError(NetworkError, ConnectionError):
+    """The other end closed the connection, reset it or went silent."""
+
+
+class DeadlineExceededError(NetworkError, TimeoutError):
+    """No complete answer came in time."""
+
+
+class FrameError(NetworkError, ProtocolError):
+    """A frame is malformed, repeated or not the one that is due."""
+
+
+class SessionEndedError(NetworkError):
+    """A session is over before its work was done.
+
+    Attributes:
+        member: id of the member at fault, if known.
+        operation: what was under way, with the user's line, if known.
+        cause: name of the error that ended it.
+    """
+
+    member: str | None = None
+    operation: str | None = None
+    cause: str | None = None
+
+
+class ConfigurationError(ShareTorchError, ValueError):
+    """Settings of a worker or a group are wrong or incomplete."""
+
+
+class DataSourceError(ShareTorchError, ValueError):
+    """A worker's data file is missing, broken or of another form than declared."""
+
+
+class CheckpointError(ShareTorchError, RuntimeError):
+    """A checkpoint cannot be written, or is missing, damaged or of another group."""
