@@ -40,7 +40,7 @@ train: $(VENV)/.installed-examples
 infer: $(VENV)/.installed-examples
 	$(PY) examples/private_inference.py --plain $(ARGS)
 
-test: $(VENV)/.installed-dev $(VENV)/.installed-examples
+test: $(VENV)/.installed-dev $(VENV)/.installed-examples $(VENV)/.installed-data
 	$(ONE_THREAD) $(VENV)/bin/pytest tests docs/tutorials --nbmake -n $(WORKERS) $(ARGS)
 
 bench: $(VENV)/.installed-dev $(VENV)/.installed-examples
@@ -48,7 +48,7 @@ bench: $(VENV)/.installed-dev $(VENV)/.installed-examples
 	$(VENV)/bin/pytest benchmarks --benchmark-only --benchmark-json=benchmarks/results/latest.json $(ARGS)
 	$(PY) benchmarks/table.py benchmarks/results/latest.json docs/benchmarks_table.md
 
-lint: $(VENV)/.installed-dev $(VENV)/.installed-examples
+lint: $(VENV)/.installed-dev $(VENV)/.installed-examples $(VENV)/.installed-data
 	$(PY) -m ruff check .
 	$(PY) tests/packaging/make_links.py
 	MYPYPATH=.links $(PY) -m mypy --strict --explicit-package-bases -p sharetorch

@@ -105,6 +105,7 @@ def add_common_options(parser: argparse.ArgumentParser) -> None:
     add("--protocol", choices=PROTOCOLS, default=PROTOCOLS[0], help="how comparisons are computed")
     add("--precision-bits", type=positive_integer, default=16, metavar="N", help="bits after the binary point")
     add("--seed", type=seed_number, default=0, metavar="N", help="fixes first weights and order of batches")
+    add("--parties", type=Path, metavar="FILE", help="group file of workers on other machines; see sharetorch up")
     add("--json", type=output_file, metavar="FILE", help="write the results there")
 
 
@@ -189,8 +190,11 @@ class Parties(NamedTuple):
 
     @classmethod
     def start(cls, args: argparse.Namespace) -> "Parties":
-        """Start two parties and a crypto provider in this process."""
-        alice, bob, provider = (st.VirtualWorker(id=name) for name in ("alice", "bob", "crypto_provider"))
+        """Start two parties and a crypto provider in this process, or connect to those of a group file."""
+        if args.parties is None:
+            alice, bob, provider = (st.VirtualWorker(id=name) for name in ("alice", "bob", "crypto_provider"))
+        else:
+            (alice, bob, *_), provider = st.load_group(args.parties).connect()
         return cls(alice, bob, provider, args.protocol, args.precision_bits)
 
     def share(self, value: Any) -> Any:

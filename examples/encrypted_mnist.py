@@ -3,9 +3,11 @@
 Two parties, alice and bob, hold shares of the images, the labels and the model; a crypto provider deals correlated
 randomness. Nobody sees an image, a label or a weight. The driver, this script, learns the mean loss of every ten
 batches and the accuracy; with --save the model's owner gets the trained weights as well. All members run in this
-process here. With --plain the same model is trained in plaintext too, from the same weights on the same batches.
+process here, or with --parties as processes of their own. With --plain the same model is trained in plaintext too,
+from the same weights on the same batches.
 
     python examples/encrypted_mnist.py --plain
+    python examples/encrypted_mnist.py --parties group.toml
     python examples/encrypted_mnist.py --dataset digits --model cnn --epochs 5 --json results.json
 """
 

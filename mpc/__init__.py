@@ -3,6 +3,7 @@
 Each module imports only earlier ones:
 
 errors       every error, in one tree
+policy       to whom results are released
 kernels      numba kernels of hot loops, with plain references
 ring         Z_2^64, small powers of two, fields of any size
 odd_ring     Z_{2^64 - 1}, inside comparisons
@@ -17,7 +18,12 @@ protocols    opening, bilinear, arithmetic, mask_comparison, truncation, private
              selection, functions, suite
 linear       local operations
 operations   the command table
+labels       what a policy needs to know of a shared object
+following    labels of results from those of operands, for every operation
+release      labels of all objects of a session
 session      members, and the driver's commands
+virtual      the session whose members are objects of this process
+network      frames, handshakes and connections between members on different machines
 tensor       ``SharedTensor`` and the secure form of every aten operation
 paillier     tensors encrypted with Paillier's scheme
 testing      recorded sessions and tools for tests of protocols

@@ -23,6 +23,24 @@ Payload = Any
 """One field of a message: a torch tensor, a numpy array, or ``WideElements``."""
 
 
+class Form(NamedTuple):
+    """Kind and shape of a field: what its receiver knows before it arrives."""
+
+    kind: int
+    shape: tuple[int, ...]
+
+
+RING, BYTES, WORDS = 1, 2, 3
+"""Kinds of fields: ring elements, arrays of uint8, arrays of uint64."""
+
+
+def form_of(part: Payload) -> Form:
+    """The form of a field."""
+    if isinstance(part, np.ndarray):
+        return Form(BYTES if part.dtype == np.uint8 else WORDS, part.shape)
+    return Form(RING, tuple(part.shape))
+
+
 class Message(NamedTuple):
     """What one member sent to another.
 
@@ -56,9 +74,6 @@ class Channels(Protocol):
 
     def send(self, message: Message) -> None:
         """Hand a message over without waiting."""
-
-    def take(self, sender: int) -> Message | None:
-        """The next message from ``sender``, or None if none has arrived."""
 
 
 class Mailboxes:
@@ -118,9 +133,6 @@ class MemoryChannels:
         """Put a message into its receiver's box."""
         self._boxes.put(message)
 
-    def take(self, sender: int) -> Message | None:
-        """The next message from ``sender`` to this member."""
-        return self._boxes.take(sender, self._rank)
 
 
 def size_of(part: Payload, element_bytes: int) -> int:

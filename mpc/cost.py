@@ -90,12 +90,17 @@ class Ledger:
     """Costs of a session by operation, and the profiles that listen at the moment."""
 
     def __init__(self) -> None:
-        self.by_operation: dict[str, OperationRecord] = {}
+        self._records: dict[str, OperationRecord] = {}
         self.listeners: list[Ledger] = []
+
+    @property
+    def by_operation(self) -> dict[str, OperationRecord]:
+        """Costs by operation."""
+        return self._records
 
     def note(self, operation: str, traffic: Traffic, seconds: float) -> None:
         """Add one finished operation."""
-        record = self.by_operation.setdefault(operation, OperationRecord())
+        record = self._records.setdefault(operation, OperationRecord())
         record.traffic.add(traffic)
         record.seconds += seconds
         for listener in self.listeners:

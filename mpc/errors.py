@@ -282,7 +282,17 @@ class ReleaseRefusedError(GetNotPermittedError):
 
 
 class NetworkError(ShareTorchError):
-    """Parties on different machines cannot work together."""
+    """Parties on different machines cannot work together.
+
+    Attributes:
+        member: id of the member at fault, if known.
+        operation: what was under way, with the user's line, if known.
+        cause: name of the error behind this one, if there is one.
+    """
+
+    member: str | None = None
+    operation: str | None = None
+    cause: str | None = None
 
 
 class WorkerUnreachableError(NetworkError, ConnectionRefusedError):
@@ -306,17 +316,7 @@ class FrameError(NetworkError, ProtocolError):
 
 
 class SessionEndedError(NetworkError):
-    """A session is over before its work was done.
-
-    Attributes:
-        member: id of the member at fault, if known.
-        operation: what was under way, with the user's line, if known.
-        cause: name of the error that ended it.
-    """
-
-    member: str | None = None
-    operation: str | None = None
-    cause: str | None = None
+    """A session is over before its work was done."""
 
 
 class ConfigurationError(ShareTorchError, ValueError):

@@ -15,21 +15,29 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sharetorch.mpc import kernels
-from sharetorch.mpc.channel import Channels, Message, Payload, size_of
+from sharetorch.mpc.channel import Channels, Form, Message, Payload, form_of, size_of
 from sharetorch.mpc.errors import MembersError, ProtocolError
 from sharetorch.mpc.randomness import PairSecret, Stream
 from sharetorch.mpc.ring import Elements, Ring
 
 
 class Receive(NamedTuple):
-    """What a coroutine hands to the runtime that steps it: wait for the next message of ``sender``."""
+    """What a coroutine hands to the runtime that steps it: wait for the next message of ``sender``.
+
+    Attributes:
+        sender: rank of the sending member.
+        label: what the message must be called.
+        forms: kind and shape of each of its fields.
+    """
 
     sender: int
+    label: str
+    forms: tuple[Form, ...]
 
 
 @types.coroutine
-def _wait_for(sender: int) -> Generator[Receive, Message, Message]:
-    return (yield Receive(sender))
+def _wait_for(request: Receive) -> Generator[Receive, Message, Message]:
+    return (yield request)
 
 
 class Party:
@@ -105,15 +113,19 @@ class Party:
         depth = 0 if offline else self.clock + 1
         self._channels.send(Message(self.rank, receiver, self.operation, label, fields, depth, size))
 
-    async def receive(self, sender: int, label: str) -> tuple[Payload, ...]:
-        """The fields of the next message of ``sender``, which must carry ``label``.
+    async def receive(self, sender: int, label: str, *forms: Form) -> tuple[Payload, ...]:
+        """The fields of the next message of ``sender``, which must carry ``label`` and have these forms.
 
         Raises:
             ProtocolError: another message came.
         """
-        message = await _wait_for(sender)
+        message = await _wait_for(Receive(sender, label, forms))
         if message.label != label or message.operation != self.operation:
             raise ProtocolError(f"Member {self.rank} awaits {label!r} of operation {self.operation}, got {message!r}.")
+        if tuple(map(form_of, message.fields)) != forms:
+            shapes = [tuple(part.shape) for part in message.fields]
+            due = [form.shape for form in forms]
+            raise ProtocolError(f"Member {sender} sent {label!r} with shapes {shapes}, where {due} are due.")
         self.clock = max(self.clock, message.round)
         return message.fields
 
@@ -121,7 +133,8 @@ class Party:
         """Send the same fields to every other party and receive theirs, in order of rank: one round."""
         for peer in self.others:
             self.send(peer, label, *fields)
-        return [await self.receive(peer, label) for peer in self.others]
+        forms = tuple(map(form_of, fields))
+        return [await self.receive(peer, label, *forms) for peer in self.others]
 
     async def open(self, label: str, shares: Sequence[Elements]) -> list[Elements]:
         """Reveal additively shared elements to all parties, several tensors in one round.
@@ -153,9 +166,5 @@ class Party:
     def _sum(self, own: Elements, received: list[Elements]) -> Elements:
         total = own
         for part in received:
-            if part.shape != own.shape:
-                raise ProtocolError(
-                    f"A peer opened a share of shape {tuple(part.shape)} where {tuple(own.shape)} is due."
-                )
             total = self.ring.add(total, part)
         return total

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sharetorch.mpc import kernels
+from sharetorch.mpc.channel import BYTES, RING, Form
 from sharetorch.mpc.errors import CorrelationReusedError, ShapeError
 from sharetorch.mpc.party import Party
 from sharetorch.mpc.ring import Elements
@@ -75,7 +76,7 @@ async def dealt_shares(party: Party, label: str, shape: Any, value: Callable[[],
         return OneTime(label, dealt)
     if not party.is_last:
         return OneTime(label, party.stream(party.provider, label).uniform(shape, party.ring))
-    (correction,) = await party.receive(party.provider, label)
+    (correction,) = await party.receive(party.provider, label, Form(RING, tuple(shape)))
     return OneTime(label, correction)
 
 
@@ -107,5 +108,5 @@ async def dealt_bits(
         return OneTime(label, dealt)
     if not party.is_last:
         return OneTime(label, party.stream(party.provider, label).bits(count).reshape(shape))
-    (packed,) = await party.receive(party.provider, label)
+    (packed,) = await party.receive(party.provider, label, Form(BYTES, ((count + 7) // 8,)))
     return OneTime(label, kernels.unpack_bits(packed, count).reshape(shape))

@@ -1,30 +1,25 @@
 """A session: members who compute together, and the driver's way to command them.
 
-Here all members live in one process. One thread steps their coroutines in order of rank through in-memory channels, so
-runs are deterministic; each coroutine still sees one member's share only. The driver holds numbers of objects, never
-shares.
+The driver holds numbers of objects, never shares. ``VirtualSession`` runs all members in this process;
+``sharetorch.remote.network`` has the session whose members are processes on machines of their own.
 """
 
 from __future__ import annotations
 
 import itertools
 import os
-import time
-from collections.abc import Coroutine, Iterator, MutableMapping, Sequence
-from contextlib import contextmanager
+from abc import ABC, abstractmethod
+from collections.abc import MutableMapping, Sequence
+from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
 from torch import Tensor
 
-from sharetorch.mpc import kernels, operations
-from sharetorch.mpc.channel import Mailboxes, MemoryChannels, Message, size_of
-from sharetorch.mpc.cost import DRIVER, Ledger, Traffic
-from sharetorch.mpc.errors import MembersError, ObjectGoneError, ProtocolError
-from sharetorch.mpc.party import Party, Receive
+from sharetorch.mpc.channel import Message
+from sharetorch.mpc.cost import DRIVER, Ledger
+from sharetorch.mpc.errors import MembersError, UnsupportedOperationError
 from sharetorch.mpc.protocols.suite import Suite
-from sharetorch.mpc.randomness import SECRET_BYTES, Entropy, PairSecret, fresh_stream, system_entropy
 from sharetorch.mpc.ring import Ring
-from sharetorch.mpc.share import ArithmeticShare, reconstruct, split
 
 
 class Member(Protocol):
@@ -45,7 +40,7 @@ def new_id() -> int:
     return next(_ids)
 
 
-class Session:
+class Session(ABC):
     """Parties, an optional provider, a ring and a protocol suite.
 
     Args:
@@ -53,50 +48,36 @@ class Session:
         provider: who deals correlated randomness; None for sessions that only hold shares and compute sums.
         ring: where shares live.
         suite: the protocols.
-        entropy: source of pair secrets; tests give a recorded one.
+
+    Attributes:
+        costs: rounds and bytes by operation.
+        debug: whether results are checked for their range.
+        ended: whether the session takes no more commands.
+        ahead: whether commands are not waited for, so that what can be checked before must be.
 
     Raises:
         MembersError: fewer than two parties, a party twice, or the provider among the parties.
     """
 
-    def __init__(
-        self,
-        parties: Sequence[Member],
-        provider: Member | None,
-        ring: Ring,
-        suite: Suite,
-        entropy: Entropy = system_entropy,
-    ) -> None:
+    ended = False
+    ahead = False
+
+    def __init__(self, parties: Sequence[Member], provider: Member | None, ring: Ring, suite: Suite) -> None:
         check_members(parties, provider, suite)
-        kernels.keep_freed_memory()
         self.parties = tuple(parties)
         self.provider = provider
         self.ring = ring
         self.suite = suite
         self.costs = Ledger()
         self.debug = False
-        self._entropy = entropy
         self._members = (*self.parties, provider) if provider is not None else self.parties
-        self._boxes = Mailboxes()
-        self._ranks = self._make_ranks()
-        self._operation = 0
 
     def __repr__(self) -> str:
         names = ", ".join(member.id for member in self.parties)
         provider = f", provider {self.provider.id}" if self.provider is not None else ""
-        return f"<Session {names}{provider}, {self.suite.name}>"
+        return f"<{type(self).__name__} {names}{provider}, {self.suite.name}>"
 
-    def _make_ranks(self) -> list[Party]:
-        size = len(self._members)
-        secrets: list[dict[int, PairSecret]] = [{} for _ in range(size)]
-        for low, high in itertools.combinations(range(size), 2):
-            shared = self._entropy(SECRET_BYTES)
-            secrets[low][high], secrets[high][low] = PairSecret(shared), PairSecret(shared)
-        return [
-            Party(rank, len(self.parties), self.ring, secrets[rank], MemoryChannels(self._boxes, rank), self.suite)
-            for rank in range(size)
-        ]
-
+    @abstractmethod
     def command(self, name: str, *inputs: int, outputs: int = 1, **public: Any) -> tuple[int, ...]:
         """Let all members run an operation on objects they hold.
 
@@ -113,119 +94,45 @@ class Session:
             ObjectGoneError: an operand no longer exists.
             ShareTorchError: what the operation raises; then no result is stored.
         """
-        found = operations.find(name)
-        operands = [self._operands(member, inputs) for member in self._members]
-        coroutines = [found(party, *held, **public) for party, held in zip(self._ranks, operands, strict=True)]
-        try:
-            results = self._run(name, coroutines)
-        except BaseException:
-            for share in itertools.chain.from_iterable(operands):
-                share.forget_opening()
-            raise
-        ids = tuple(new_id() for _ in range(outputs))
-        for member, result in zip(self._members, results, strict=True):
-            parts = (result,) if isinstance(result, ArithmeticShare) else tuple(result)
-            member.store.update(zip(ids, parts, strict=True))
-        return ids
 
-    def _operands(self, member: Member, inputs: Sequence[int]) -> list[ArithmeticShare]:
-        try:
-            return [member.store[number] for number in inputs]
-        except KeyError as error:
-            raise ObjectGoneError(
-                f"{member.id} no longer holds object {error.args[0]}: it was deleted or moved. Share the data again."
-            ) from None
-
-    def _run(self, name: str, coroutines: list[Coroutine[Any, Any, Any]]) -> list[Any]:
-        """Step the members' coroutines until all are done, and account for it."""
-        self._operation += 1
-        for party in self._ranks:
-            party.begin(self._operation)
-        self._boxes.traffic = Traffic(operations=1)
-        start = time.perf_counter()
-        try:
-            results = self._step(coroutines)
-        except BaseException:
-            for coroutine in coroutines:
-                coroutine.close()
-            self._boxes.clear()
-            raise
-        self._boxes.require_empty()
-        traffic = self._boxes.traffic
-        traffic.rounds = max(party.clock for party in self._ranks)
-        self.costs.note(name, traffic, time.perf_counter() - start)
-        return results
-
-    def _step(self, coroutines: list[Coroutine[Any, Any, Any]]) -> list[Any]:
-        results: list[Any] = [None] * len(coroutines)
-        waiting: dict[int, int] = {}
-        ready: list[tuple[int, Message | None]] = [(rank, None) for rank in range(len(coroutines))]
-        while ready:
-            for rank, message in ready:
-                try:
-                    request: Receive = coroutines[rank].send(message)
-                    waiting[rank] = request.sender
-                except StopIteration as end:
-                    results[rank] = end.value
-            ready = []
-            for rank, sender in list(waiting.items()):
-                arrived = self._boxes.take(sender, rank)
-                if arrived is not None:
-                    del waiting[rank]
-                    ready.append((rank, arrived))
-        if waiting:
-            raise ProtocolError(f"Members wait for messages nobody sends: {waiting} (receiver: sender).")
-        return results
-
+    @abstractmethod
     def distribute(self, values: Tensor) -> int:
         """Split integers of the driver into shares and hand one to each party. Returns the object's number."""
-        shares = split(self.ring.from_integers(values), len(self.parties), self.ring, fresh_stream(self._entropy))
-        number = new_id()
-        self._operation += 1
-        traffic = Traffic(operations=1, rounds=1)
-        for rank, (member, share) in enumerate(zip(self.parties, shares, strict=True)):
-            member.store[number] = ArithmeticShare(share)
-            size = size_of(share, self.ring.element_bytes)
-            traffic.count(DRIVER, rank, size)
-            self._boxes.count(Message(DRIVER, rank, self._operation, "input share", (share,), 1, size))
-        if self.provider is not None:
-            self.provider.store[number] = ArithmeticShare(self.ring.empty_meta(shares[0]))
-        self.costs.note("share", traffic, 0.0)
-        return number
+
+    @abstractmethod
+    def reveal_elements(self, number: int) -> Any:
+        """Ring elements behind an object, opened to the driver from freshly re-randomised shares."""
 
     def reveal(self, number: int) -> Tensor:
         """Signed integers behind an object, opened to the driver from freshly re-randomised shares."""
         return self.ring.to_signed(self.reveal_elements(number))
 
-    def reveal_elements(self, number: int) -> Any:
-        """Ring elements behind an object, opened to the driver from freshly re-randomised shares."""
-        (fresh,) = self.command("refresh", number)
-        try:
-            shares = [self._operands(member, (fresh,))[0].data for member in self.parties]
-        finally:
-            self.free(fresh)
-        traffic = Traffic(operations=1, rounds=1)
-        for rank, share in enumerate(shares):
-            size = size_of(share, self.ring.element_bytes)
-            traffic.count(rank, DRIVER, size)
-            self._boxes.count(Message(rank, DRIVER, self._operation, "output share", (share,), 1, size))
-        self.costs.note("get", traffic, 0.0)
-        return reconstruct(shares, self.ring)
-
+    @abstractmethod
     def free(self, number: int) -> None:
         """Let every member forget an object."""
-        for member in self._members:
-            member.store.pop(number, None)
 
-    @contextmanager
-    def record(self) -> Iterator[list[Message]]:
-        """Keep a copy of every message sent inside the block, in order: the members' views."""
-        with self._boxes.record() as transcript:
-            yield transcript
+    def sync(self) -> None:  # noqa: B027 (nothing waits where every command is done at once)
+        """Wait until all commands are done, and raise what went wrong."""
 
     def names(self) -> dict[int, str]:
         """Member ids by rank, the driver included."""
         return {DRIVER: "driver", **{rank: member.id for rank, member in enumerate(self._members)}}
+
+    def record(self) -> AbstractContextManager[list[Message]]:
+        """Keep a copy of every message sent inside the block, in order: the members' views.
+
+        Raises:
+            UnsupportedOperationError: the members are not all here.
+        """
+        raise UnsupportedOperationError(
+            f"{self!r} has its members on other machines, and nobody sees all their messages. Record the same program "
+            "with virtual workers."
+        )
+
+
+def object_is_gone(member: str, number: int) -> str:
+    """What to say of an object that a member does not hold."""
+    return f"{member} no longer holds object {number}: it was deleted or moved. Share the data again."
 
 
 def check_members(parties: Sequence[Member], provider: Member | None, suite: Suite) -> None:

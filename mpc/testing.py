@@ -21,8 +21,9 @@ from sharetorch.mpc.party import Party
 from sharetorch.mpc.protocols.suite import SUITES
 from sharetorch.mpc.randomness import Entropy, system_entropy
 from sharetorch.mpc.ring import Elements, PowerRing, Ring
-from sharetorch.mpc.session import Session, new_id
+from sharetorch.mpc.session import new_id
 from sharetorch.mpc.share import ArithmeticShare, reconstruct
+from sharetorch.mpc.virtual import VirtualSession
 
 ProtocolFunction = Callable[..., Coroutine[Any, Any, Any]]
 """``async def protocol(party, *shares, **public)``."""
@@ -49,7 +50,7 @@ class ReplayedEntropy:
         return hashlib.shake_256(f"test/{self._seed}/{self._calls}".encode()).digest(count)
 
 
-def session(n: int = 2, suite: str = "securenn", ring: Ring | None = None, seed: int | None = None) -> Session:
+def session(n: int = 2, suite: str = "securenn", ring: Ring | None = None, seed: int | None = None) -> VirtualSession:
     """A session of ``n`` plain members and a provider, for tests only.
 
     Args:
@@ -60,15 +61,15 @@ def session(n: int = 2, suite: str = "securenn", ring: Ring | None = None, seed:
     """
     members = [PlainMember(f"party {rank}") for rank in range(n)]
     entropy: Entropy = system_entropy if seed is None else ReplayedEntropy(seed)
-    return Session(members, PlainMember("provider"), ring or PowerRing(), SUITES[suite], entropy)
+    return VirtualSession(members, PlainMember("provider"), ring or PowerRing(), SUITES[suite], entropy)
 
 
-def plaintext(ring: Ring | None = None) -> Session:
+def plaintext(ring: Ring | None = None) -> VirtualSession:
     """A session of the reference suite: one member that holds everything in the clear."""
-    return Session([PlainMember("alone")], None, ring or PowerRing(), SUITES["plaintext"])
+    return VirtualSession([PlainMember("alone")], None, ring or PowerRing(), SUITES["plaintext"])
 
 
-def put(session: Session, *shares: Elements) -> int:
+def put(session: VirtualSession, *shares: Elements) -> int:
     """Store a secret as exactly these shares, one per party. Returns the object's number."""
     number = new_id()
     for member, share in zip(session.parties, shares, strict=True):
@@ -78,12 +79,12 @@ def put(session: Session, *shares: Elements) -> int:
     return number
 
 
-def put_value(session: Session, values: Tensor | Sequence[int]) -> int:
+def put_value(session: VirtualSession, values: Tensor | Sequence[int]) -> int:
     """Store integers under random shares. Returns the object's number."""
     return session.distribute(torch.as_tensor(values))
 
 
-def put_against(session: Session, values: Tensor, first: Tensor) -> int:
+def put_against(session: VirtualSession, values: Tensor, first: Tensor) -> int:
     """Store integers of two parties such that the first holds ``first``."""
     ring = session.ring
     first = ring.from_integers(first)
@@ -104,17 +105,17 @@ def all_splits(values: Iterable[int], ring: Ring) -> Splits:
     return Splits(column.repeat_interleave(len(shares)), shares.repeat(len(column)))
 
 
-def shares(session: Session, number: int) -> list[Elements]:
+def shares(session: VirtualSession, number: int) -> list[Elements]:
     """What each party holds of an object."""
     return [member.store[number].data for member in session.parties]
 
 
-def value(session: Session, number: int) -> Tensor:
+def value(session: VirtualSession, number: int) -> Tensor:
     """Signed integers behind an object, read from the stores without a message."""
     return session.ring.to_signed(reconstruct(shares(session, number), session.ring))
 
 
-def run(session: Session, protocol: ProtocolFunction, *operands: Any, **public: Any) -> list[Any]:
+def run(session: VirtualSession, protocol: ProtocolFunction, *operands: Any, **public: Any) -> list[Any]:
     """Let every member run a protocol coroutine as one operation.
 
     Args:
@@ -136,11 +137,11 @@ def run(session: Session, protocol: ProtocolFunction, *operands: Any, **public: 
         raise
 
 
-def _argument(session: Session, party: Party, operand: Any) -> Any:
+def _argument(session: VirtualSession, party: Party, operand: Any) -> Any:
     return session._members[party.rank].store[operand] if isinstance(operand, int) else operand(party)
 
 
-def run_value(session: Session, protocol: ProtocolFunction, *operands: Any, **public: Any) -> Any:
+def run_value(session: VirtualSession, protocol: ProtocolFunction, *operands: Any, **public: Any) -> Any:
     """Run a protocol and reconstruct its result: one tensor of signed integers, or a tuple of them."""
     results = run(session, protocol, *operands, **public)[: len(session.parties)]
     if isinstance(results[0], ArithmeticShare):
@@ -148,7 +149,7 @@ def run_value(session: Session, protocol: ProtocolFunction, *operands: Any, **pu
     return tuple(_signed(session, part) for part in zip(*results, strict=True))
 
 
-def _signed(session: Session, held: Sequence[ArithmeticShare]) -> Tensor:
+def _signed(session: VirtualSession, held: Sequence[ArithmeticShare]) -> Tensor:
     return session.ring.to_signed(reconstruct([share.data for share in held], session.ring))
 
 
@@ -182,14 +183,16 @@ class Execution(NamedTuple):
     cost: Cost
 
 
-def execute(session: Session, protocol: ProtocolFunction, *operands: Any, **public: Any) -> Execution:
+def execute(session: VirtualSession, protocol: ProtocolFunction, *operands: Any, **public: Any) -> Execution:
     """Run a protocol as ``run`` does, and record messages and cost."""
     with session.record() as transcript, session.costs.listen() as heard:
         results = run(session, protocol, *operands, **public)
     return Execution(results, transcript, heard.total().as_cost(len(session.parties)))
 
 
-def require_cost(session: Session, declared: Cost, protocol: ProtocolFunction, *operands: Any, **public: Any) -> None:
+def require_cost(
+    session: VirtualSession, declared: Cost, protocol: ProtocolFunction, *operands: Any, **public: Any
+) -> None:
     """Raise AssertionError unless a run of the protocol costs exactly what was declared."""
     counted = execute(session, protocol, *operands, **public).cost
     if counted != declared:

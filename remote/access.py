@@ -40,7 +40,9 @@ class ReleaseRequest:
         self.record.released |= {self.user}
 
     def deny(self) -> None:
-        """Refuse; the user is told at the next ``get()``."""
+        """Refuse, or take an approval back; the user is told at the next ``get()``."""
+        if self.state == "approved":
+            self.record.released -= {self.user}
         self.state = "denied"
 
     def __repr__(self) -> str:
@@ -82,6 +84,17 @@ class Desk:
             raise LimitExceededError(f"{_WAITING} requests wait for the owner already. Ask again later.")
         self.requests.remove(decided)
 
+    def find(self, number: int) -> ReleaseRequest:
+        """The request of that number.
+
+        Raises:
+            ObjectNotFoundError: there is none.
+        """
+        for request in self.requests:
+            if request.number == number:
+                return request
+        raise ObjectNotFoundError(f"There is no request {number}; list those that wait for their numbers.")
+
     def waiting(self) -> list[ReleaseRequest]:
         """Requests nobody has decided."""
         return [request for request in self.requests if request.state == "waiting"]
@@ -106,13 +119,21 @@ def usable(node: Node, number: int, call: Call) -> Record:
             not told apart.
     """
     record = node.objects.get(number)
-    if record is None or (node.private and record.owner not in (call.sender, node.id)):
+    if record is None or not visible(node, record, call):
         raise ObjectNotFoundError(
             f"{node.id} has no object {number}: it was deleted, fetched or moved, or it belongs to somebody else. Send "
             "the data again."
         )
     call.objects.append(number)
     return record
+
+
+def visible(node: Node, record: Record, call: Call) -> bool:
+    """Whether the caller may know of an object: at a private worker its own, and data sets it may compute with."""
+    if not node.private or record.owner == call.sender:
+        return True
+    known = node.shelf.get(record.number)
+    return record.owner == node.id and (known is None or known.usable_by(call.sender))
 
 
 def may_delete(node: Node, record: Record, call: Call) -> bool:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
+
+from sharetorch.mpc.errors import RemoteOperationError
 
 
 class Entry(NamedTuple):
@@ -41,10 +43,13 @@ class Audit:
 
     Attributes:
         total: requests since the worker began.
+        sinks: told of every request, such as an audit file.
     """
 
     def __init__(self, length: int = 10_000) -> None:
         self.total = 0
+        self.sinks: list[Callable[[Entry], None]] = []
+        self._trouble: str | None = None
         self._entries: deque[tuple[float, Call, str]] = deque(maxlen=length)
 
     def note(self, call: Call, outcome: str) -> None:
@@ -52,7 +57,30 @@ class Audit:
         self.total += 1
         call.request = call.request[:_TEXT]
         del call.objects[_OBJECTS:], call.made[:]
-        self._entries.append((time.time(), call, outcome))
+        now = time.time()
+        self._entries.append((now, call, outcome))
+        if self.sinks:
+            self._tell(Entry(now, call.sender, call.user, call.request, tuple(call.objects), outcome))
+
+    def _tell(self, entry: Entry) -> None:
+        self._trouble = None
+        for sink in self.sinks:
+            try:
+                sink(entry)
+            except OSError as error:
+                self._trouble = error.strerror or str(error)
+
+    def require_writable(self) -> None:
+        """Refuse to act unseen: to be called before a request is served.
+
+        Raises:
+            RemoteOperationError: the last request could not be written down. This refusal is written down in its turn,
+                so that requests are served again once there is room.
+        """
+        if self._trouble is not None:
+            raise RemoteOperationError(
+                f"The audit cannot be written: {self._trouble}. No request is served until the owner mends that."
+            )
 
     def __len__(self) -> int:
         return len(self._entries)

@@ -57,7 +57,7 @@ class PrivateGridNetwork:
 
 
 class PublicGridNetwork:
-    """Workers that register with a gateway over the network; not available in this version.
+    """Workers that register with a gateway over the network; there is no gateway.
 
     Raises:
         UnsupportedOperationError: always.
@@ -65,6 +65,6 @@ class PublicGridNetwork:
 
     def __init__(self, hook: Any = None, gateway_url: Any = None) -> None:
         raise UnsupportedOperationError(
-            "PublicGridNetwork asks a gateway for workers over the network, and this version has no networked workers. "
-            "Workers of one process form a grid with st.PrivateGridNetwork(*workers)."
+            "PublicGridNetwork asks a gateway which workers there are, and this version has none. Connect to each "
+            "worker with st.connect(...), and search them together with st.PrivateGridNetwork(*workers)."
         )

@@ -163,6 +163,25 @@ class Inspect(Message, frozen=True, tag="inspect"):
     number: int
 
 
+class Listing(Message, frozen=True, tag="listing"):
+    """What is public about all objects of the caller's own. Reply: ``Found``."""
+
+
+class Lend(Message, frozen=True, tag="lend"):
+    """Let somebody else use an object of the caller's, as a pointer to it goes there. Reply: ``Found``.
+
+    The one object found is the other's own to use and to delete, another name for the same memory; or the object itself
+    where it needs none.
+
+    Attributes:
+        number: of the object.
+        to: id of whoever gets the pointer.
+    """
+
+    number: int
+    to: str
+
+
 class Label(Message, frozen=True, tag="label"):
     """Tag and describe an object. Reply: ``Done``. None leaves as it is."""
 
@@ -253,7 +272,7 @@ class Failed(Message, frozen=True, tag="failed"):
 
 
 Request = (
-    Store | Execute | Invoke | Call | Fetch | Forward | Forget | Clear | Search | Inspect | Label | Release | Train
-    | Evaluate
+    Store | Execute | Invoke | Call | Fetch | Forward | Forget | Clear | Search | Inspect | Listing | Lend | Label
+    | Release | Train | Evaluate
 )  # fmt: skip
 Reply = Made | Values | Found | Done | Failed

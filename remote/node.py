@@ -6,8 +6,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, MutableMapping
+from collections.abc import Callable, Mapping, MutableMapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, Protocol, TypeVar
 
 from torch import Tensor
@@ -20,6 +21,7 @@ from sharetorch.mpc.errors import (
     RemoteOperationError,
     ShareTorchError,
 )
+from sharetorch.mpc.policy import Policy
 from sharetorch.mpc.session import new_id
 from sharetorch.remote import wire
 from sharetorch.remote.access import Desk
@@ -44,6 +46,25 @@ def handles(kind: type[R]) -> Callable[[Callable[[Any, R, Call], Message]], Call
     return register
 
 
+class Shelved(Protocol):
+    """What a node knows of an object that is a part of its own data sets."""
+
+    @property
+    def dataset(self) -> str:
+        """Name of the data set."""
+
+    @property
+    def policy(self) -> Policy:
+        """To whom results are released."""
+
+    @property
+    def parties(self) -> frozenset[str]:
+        """Ids of workers that may hold all its shares among them."""
+
+    def usable_by(self, name: str) -> bool:
+        """Whether somebody may compute with it."""
+
+
 class Link(Protocol):
     """A way to another node."""
 
@@ -58,6 +79,9 @@ class Link(Protocol):
 
     def forget(self, number: int) -> None:
         """Let the other node delete an object, before any request that could tell the difference."""
+
+    def lend(self, number: int) -> int:
+        """Let whoever a pointer is on its way to use the object, by the number that is given; perhaps another one."""
 
 
 @dataclass(frozen=True)
@@ -92,7 +116,14 @@ class Node:
         desk: requests that wait for the owner.
         audit: the requests it was sent.
         spokesmen: senders whose word counts when a request names a user; by itself only the driver of this process.
+        shelf: what is known of the node's own data sets, by number; see ``remote/network/sources.py``.
+        owners: ids of those who decide about requests besides the node itself.
+        couriers: senders who may put objects here that are somebody else's; None is everybody.
     """
+
+    couriers: frozenset[str] | None = None
+    owners: frozenset[str] = frozenset()
+    shelf: Mapping[int, Shelved] = MappingProxyType({})
 
     message_pending_time: float = 0
     """Seconds by which requests from and to this node are delayed."""
@@ -138,6 +169,7 @@ class Node:
         return reply
 
     def _serve(self, data: bytes, call: Call) -> Message:
+        self.audit.require_writable()
         if len(data) > self.limits.message_bytes:
             raise LimitExceededError(f"A message of {len(data)} bytes; {self.id} takes {self.limits.message_bytes}.")
         request = self._decoder.decode(data)

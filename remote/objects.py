@@ -50,10 +50,11 @@ class Record:
         released: users to whom the owner has allowed this one object besides.
         tags: by which it is found.
         description: text of its owner.
+        given: whether it was sent here as it is, not computed.
         place: where its memory is, the same for views of one another; None if it has none here, or is not held.
     """
 
-    __slots__ = ("description", "number", "owner", "place", "readers", "released", "tags", "value")
+    __slots__ = ("description", "given", "number", "owner", "place", "readers", "released", "tags", "value")
 
     def __init__(self, number: int, value: Any, owner: str, readers: Readers) -> None:
         self.number = number
@@ -64,6 +65,7 @@ class Record:
         self.released: frozenset[str] = frozenset()
         self.tags: tuple[str, ...] = ()
         self.description: str | None = None
+        self.given = False
         self.place: int | None = None
 
     def __repr__(self) -> str:

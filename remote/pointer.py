@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import msgspec
 import torch
 from torch import Tensor
 
@@ -283,6 +284,9 @@ class PointerTensor(Claimed, torch.Tensor):
         Raises:
             GetNotPermittedError: the caller may not read the tensor; whoever holds a handle can open it.
         """
+        contribute = getattr(self.handle.link.worker, "contribute", None)
+        if contribute is not None:
+            return contribute(self, workers, crypto_provider=crypto_provider, **options)  # type: ignore[no-any-return]
         provider = None if crypto_provider is None else crypto_provider.id
         return self.invoke("share", [worker.id for worker in workers], provider, options)  # type: ignore[no-any-return]
 
@@ -356,10 +360,14 @@ def describe(x: PointerTensor) -> str:
 
 
 def _pack(x: PointerTensor) -> bytes:
-    """The claim on the object travels with the pointer."""
-    owned = x.handle.owned
-    x.handle.drop()
-    return wire.encode([x.handle.link.worker.id, metadata_of(x), owned])
+    """The claim on the object travels with the pointer, unless the receiver gets one of its own."""
+    handle, meta = x.handle, metadata_of(x)
+    number, owned = handle.link.lend(handle.number), handle.owned
+    if number == handle.number:
+        handle.drop()
+    else:
+        meta, owned = msgspec.structs.replace(meta, number=number), True
+    return wire.encode([handle.link.worker.id, meta, owned])
 
 
 def _unpack(data: bytes, node: Any) -> PointerTensor:

@@ -7,12 +7,14 @@ session, so a node gives it only to those who may read the object it was made fr
 from __future__ import annotations
 
 from typing import Any
+from weakref import WeakValueDictionary
 
 import msgspec
 import torch
 
 from sharetorch.mpc.errors import MalformedRequestError, ObjectGoneError, UnsupportedOperationError
 from sharetorch.mpc.fixedpoint import Encoding, fixed
+from sharetorch.mpc.session import Session
 from sharetorch.mpc.tensor import shared
 from sharetorch.mpc.tensor.fixed_precision import FixedPrecisionTensor, from_integers
 from sharetorch.mpc.tensor.shared import SharedTensor
@@ -72,6 +74,7 @@ class HandleFields(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_
     """The handle of a shared tensor on the wire."""
 
     claim: int
+    session: bytes
     encoding: EncodingFields
     dtype: str
     shape: list[int]
@@ -106,19 +109,36 @@ class Claims:
 claims = Claims()
 """All handles under way in this process."""
 
+driven: WeakValueDictionary[bytes, Session] = WeakValueDictionary()
+"""Sessions with members on other machines that this process drives, by id."""
+
+
+def networked(fields: HandleFields) -> shared.Handle:
+    """The handle of an object of such a session.
+
+    Raises:
+        ObjectGoneError: this process does not drive that session, or it has ended.
+    """
+    session = driven.get(fields.session)
+    if session is None or session.ended:
+        raise ObjectGoneError("The session of a shared tensor has ended, or is another driver's. Share the data again.")
+    return shared.Handle(session, fields.claim, _encoding(fields.encoding))
+
 
 def _pack_shared(x: SharedTensor) -> bytes:
     if not x.shadow.is_contiguous():
         raise UnsupportedOperationError("A view of a shared tensor cannot be sent; send x.contiguous().")
+    session = getattr(x.session, "id", b"")
+    claim = x.handle.number if session else claims.put(x.handle)
     return wire.encode(
-        HandleFields(claims.put(x.handle), _fields(x.encoding), dtype_name(x.dtype), list(x.shape), x.bits)
+        HandleFields(claim, session, _fields(x.encoding), dtype_name(x.dtype), list(x.shape), x.bits)
     )
 
 
 def _unpack_shared(data: bytes, node: Any) -> SharedTensor:
     fields = wire.Decoder(HandleFields, node).decode(data)
     _encoding(fields.encoding)
-    handle = claims.take(fields.claim)
+    handle = networked(fields) if fields.session else claims.take(fields.claim)
     made = SharedTensor(handle, torch.empty(fields.shape, dtype=DTYPES[fields.dtype], device="meta"))
     made.bits = fields.bits
     return made

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from torch import Tensor
 
 from sharetorch.mpc.errors import GetNotPermittedError, LimitExceededError
-from sharetorch.remote.access import delete, may_delete, may_read, readable, usable
+from sharetorch.remote.access import delete, may_delete, may_read, readable, usable, visible
 from sharetorch.remote.audit import Call
 from sharetorch.remote.messages import (
     Clear,
@@ -18,6 +18,8 @@ from sharetorch.remote.messages import (
     Found,
     Inspect,
     Label,
+    Lend,
+    Listing,
     Made,
     Release,
     Search,
@@ -33,6 +35,8 @@ def store(node: Node, request: Store, call: Call) -> Made:
     """Serve ``Store``: all values, or none."""
     numbers: Sequence[int | None] = request.numbers or [None] * len(request.values)
     owner = request.owner or call.sender
+    if owner != call.sender and node.couriers is not None and call.sender not in node.couriers:
+        raise GetNotPermittedError(f"{call.sender} may not put objects of {owner}'s at {node.id}; leave the owner out.")
     if node.private and owner == node.id != call.sender:
         raise GetNotPermittedError(
             f"{call.sender} may not put objects among {node.id}'s own, which everybody may "
@@ -49,7 +53,7 @@ def store(node: Node, request: Store, call: Call) -> Made:
             del node.objects[record.number]
         raise
     for record in records:
-        record.tags, record.description = tuple(request.tags), request.description
+        record.tags, record.description, record.given = tuple(request.tags), request.description, True
     call.objects.extend(record.number for record in records)
     return made(*records)
 
@@ -99,7 +103,7 @@ def forward(node: Node, request: Forward, call: Call) -> Made:
     call.user = request.user
     records = [usable(node, number, call) for number in request.numbers]
     for record in records:
-        if not may_read(record, request.worker):
+        if not may_read(record, request.worker) and not _passes_on(node, record, call):
             raise GetNotPermittedError(
                 f"{request.worker} may not have object {record.number} of {node.id}. Its owner can allow it with "
                 f"private_tensor(allowed_users=[{request.worker!r}, ...])."
@@ -109,6 +113,11 @@ def forward(node: Node, request: Forward, call: Call) -> Made:
     if request.remove:
         delete(node, request.numbers, call)
     return Made(metas, "one" if len(metas) == 1 else "several")
+
+
+def _passes_on(node: Node, record: Record, call: Call) -> bool:
+    """Whether the caller's own object goes: whoever may have the values may send them anywhere."""
+    return node.private and record.owner == call.sender and call.user is None and record.readers.include(call.sender)
 
 
 def parcel(record: Record, numbered: bool = True) -> Store:
@@ -135,7 +144,7 @@ def search(node: Node, request: Search, call: Call) -> Found:
 
 def _visible(node: Node, call: Call) -> Iterable[Record]:
     for record in list(node.objects.values()):
-        if not node.private or record.owner in (node.id, call.sender):
+        if visible(node, record, call):
             yield record
 
 
@@ -143,6 +152,32 @@ def _visible(node: Node, call: Call) -> Iterable[Record]:
 def inspect(node: Node, request: Inspect, call: Call) -> Found:
     """Serve ``Inspect``."""
     return Found([usable(node, request.number, call).meta()])
+
+
+@handles(Listing)
+def listing(node: Node, request: Listing, call: Call) -> Found:
+    """Serve ``Listing``."""
+    return Found([record.meta() for record in list(node.objects.values()) if record.owner == call.sender])
+
+
+@handles(Lend)
+def lend(node: Node, request: Lend, call: Call) -> Found:
+    """Serve ``Lend``: whoever may have the values may let others have them; what all may use needs no other name."""
+    record = usable(node, request.number, call)
+    names = record.readers.names
+    if record.owner == node.id or not node.private:
+        return Found([record.meta()])
+    if request.to == node.id:
+        raise GetNotPermittedError(
+            f"A pointer to an object of {node.id} cannot be sent to {node.id}: what is its own, everybody may use."
+        )
+    if record.owner != call.sender or not record.readers.include(call.sender):
+        raise GetNotPermittedError(
+            f"A pointer to object {request.number} of {node.id} cannot be handed to {request.to}: {call.sender} may "
+            "not have its values, so it may not pass them on."
+        )
+    record.readers.names = None if names is None else names | {request.to}
+    return Found([node.keep(record.value, request.to, record.readers).meta()])
 
 
 @handles(Label)
@@ -160,9 +195,12 @@ def label(node: Node, request: Label, call: Call) -> Done:
 
 @handles(Release)
 def release(node: Node, request: Release, call: Call) -> Done:
-    """Serve ``Release``: only the owner may."""
+    """Serve ``Release``: only the owner may, and of what was computed from others' objects only who may read it."""
     record = usable(node, request.number, call)
-    if record.owner != call.sender:
-        raise GetNotPermittedError(f"Only the owner of object {request.number} of {node.id} may release it.")
+    if record.owner != call.sender or not (record.given or may_read(record, call.sender)):
+        raise GetNotPermittedError(
+            f"Only its owner may release object {request.number} of {node.id}, and what was computed from somebody "
+            "else's objects only who may have its value. Ask the owner of the data: get(user=..., reason=...)."
+        )
     record.released |= frozenset(request.users)
     return Done()

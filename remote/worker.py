@@ -1,4 +1,4 @@
-"""``VirtualWorker``: a worker that lives in this process."""
+"""Workers as the driver sees them, and ``VirtualWorker``: one that lives in this process."""
 
 from __future__ import annotations
 
@@ -14,16 +14,129 @@ from sharetorch.mpc.share import ArithmeticShare
 from sharetorch.remote import found, serving  # noqa: F401  (its handlers enter the table)
 from sharetorch.remote.factories import Remote
 from sharetorch.remote.links import MemoryLink
-from sharetorch.remote.messages import Clear, Inspect
+from sharetorch.remote.messages import Clear, Inspect, Listing, Meta
 from sharetorch.remote.node import Limits, Node
 from sharetorch.remote.objects import Record
 
 _numbers = itertools.count()
 _IGNORED = {"log_msgs", "verbose", "auto_add", "message_pending_time"}
-_known: WeakValueDictionary[str, VirtualWorker] = WeakValueDictionary()
+_known: WeakValueDictionary[str, Worker] = WeakValueDictionary()
 
 
-class VirtualWorker(Node):
+class Worker:
+    """What every worker is for the driver, in this process or another: a name, and a way to it.
+
+    Attributes:
+        id: its name.
+    """
+
+    id: str
+
+    @property
+    def remote(self) -> Remote:
+        """``worker.remote.torch.zeros(2, 3)`` makes a tensor at the worker and gives a pointer to it."""
+        return Remote(self._from_here())
+
+    def link_from(self, owner: Node) -> Any:
+        """The way to this worker for a worker of this process."""
+        raise NotImplementedError
+
+    def _from_here(self) -> Any:
+        return local().link(self.id)
+
+    def _incoming_links(self) -> list[Any]:
+        """All ways to this worker from this process."""
+        raise NotImplementedError
+
+    def search(self, query: Any = ()) -> list[Any]:
+        """Find objects of this worker.
+
+        Args:
+            query: a tag, several tags an object must all have, or one number; empty finds everything tagged.
+
+        Returns:
+            Pointers, which do not delete their objects when they go.
+        """
+        return found.search(self._from_here(), query)
+
+    def inspect(self, number: int) -> Any:
+        """What is public about an object of this worker."""
+        return self._from_here().request(Inspect(number)).objects[0]
+
+    def list_objects_remote(self) -> str:
+        """The caller's own objects at this worker, as text: what is public about them, never values."""
+        return str({meta.number: _told(meta) for meta in self._own_objects()})
+
+    def objects_count_remote(self) -> int:
+        """How many objects of the caller's own this worker holds."""
+        return len(self._own_objects())
+
+    list_tensors_remote = list_objects_remote
+    tensors_count_remote = objects_count_remote
+
+    def _own_objects(self) -> list[Meta]:
+        _settle()
+        objects: list[Meta] = self._from_here().request(Listing()).objects
+        return objects
+
+    def clear_objects_remote(self) -> Any:
+        """Forget everything the caller may delete. Returns the worker."""
+        self._from_here().request(Clear())
+        return self
+
+    def send(self, x: Any, worker: Any, **options: Any) -> Any:
+        """Send an object to a worker; as ``x.send(worker)``."""
+        return x.send(worker, **options)
+
+    def add_worker(self, worker: Any) -> Any:
+        """Know another worker; all workers of one process know each other already. Returns this worker."""
+        return self
+
+    add_workers = add_worker
+
+    def get_worker(self, id_or_worker: Any, fail_hard: bool = False) -> Any:
+        """The worker of that id, or the worker given.
+
+        Raises:
+            WorkerNotFoundException: there is none of that id, with ``fail_hard``.
+        """
+        if isinstance(id_or_worker, (Node, Worker)):
+            return id_or_worker
+        known = _known.get(str(id_or_worker))
+        if known is None and fail_hard:
+            raise WorkerNotFoundException(f"{self.id} knows no worker {id_or_worker!r}.")
+        if known is None:
+            warnings.warn(f"{self.id} knows no worker {id_or_worker!r}; its name is given back.", stacklevel=2)
+            return id_or_worker
+        return known
+
+    def remove_worker_from_local_worker_registry(self) -> None:
+        """Let the name be free again."""
+        if _known.get(self.id) is self:
+            del _known[self.id]
+
+    def enter_local_worker_registry(self) -> None:
+        """Be known by its name again."""
+        _known[self.id] = self
+
+    def __bool__(self) -> bool:
+        return True
+
+
+def _told(meta: Meta) -> str:
+    tags = "".join(f" {tag}" for tag in meta.tags)
+    return f"{meta.kind} {meta.dtype}{meta.shape}{tags}" if meta.dtype else f"{meta.kind}{tags}"
+
+
+def _settle() -> None:
+    """Let deletions that are under way arrive, before anybody looks."""
+    waiting = True
+    while waiting:
+        links = [link for worker in list(_known.values()) for link in worker._incoming_links()]
+        waiting = any([link.flush() for link in links])
+
+
+class VirtualWorker(Worker, Node):
     """A worker in this process: a name, a store of objects, and a door through which messages come as bytes.
 
     Asking for a worker whose id is in use gives that same worker again, with its objects.
@@ -50,7 +163,7 @@ class VirtualWorker(Node):
             known = super().__new__(cls)
             known._name = name
             known._fresh = True
-        elif type(known) is not cls:
+        elif not isinstance(known, VirtualWorker) or type(known) is not cls:
             raise RuntimeError(f"{name!r} is the id of a {type(known).__name__} already; choose another id.")
         return known
 
@@ -75,7 +188,7 @@ class VirtualWorker(Node):
             super().__init__(self._name, bool(private), limits)
             self._fresh = False
             self.is_client_worker = False
-            self._neighbours: WeakValueDictionary[str, MemoryLink] = WeakValueDictionary()
+            self._ways: WeakValueDictionary[str, MemoryLink] = WeakValueDictionary()
             self._incoming: WeakSet[MemoryLink] = WeakSet()
             _known[self._name] = self
         self.private = self.private if private is None else private
@@ -85,35 +198,33 @@ class VirtualWorker(Node):
         self.message_pending_time = options.get("message_pending_time", self.message_pending_time)
         self.load_data(data or ())
 
-    def link(self, name: str) -> MemoryLink:
-        """The way to another worker of this process.
+    def link(self, name: str) -> Any:
+        """The way to another worker.
 
         Raises:
             WorkerNotFoundException: there is none of that name.
         """
         worker = _known.get(str(name))
-        known = self._neighbours.get(name)
-        if known is None or known.worker is not worker:
-            if worker is None:
-                raise WorkerNotFoundException(
-                    f"{self.id} knows no worker {name!r}; known are {', '.join(sorted(_known))}. Make it with "
-                    f"st.VirtualWorker(id={name!r})."
-                )
-            known = self._neighbours[name] = MemoryLink(self, worker)
-            worker._incoming.add(known)
+        if worker is None:
+            raise WorkerNotFoundException(
+                f"{self.id} knows no worker {name!r}; known are {', '.join(sorted(_known))}. Make it with "
+                f"st.VirtualWorker(id={name!r}), or connect to it with st.connect(...)."
+            )
+        return worker.link_from(self)
+
+    def link_from(self, owner: Node) -> Any:
+        """The way to this worker for another one of this process."""
+        known = self._ways.get(owner.id)
+        if known is None or known.owner is not owner:
+            known = self._ways[owner.id] = MemoryLink(owner, self)
+            self._incoming.add(known)
         return known
 
-    @property
-    def remote(self) -> Remote:
-        """``worker.remote.torch.zeros(2, 3)`` makes a tensor at the worker and gives a pointer to it."""
-        return Remote(local().link(self.id))
+    def _incoming_links(self) -> list[Any]:
+        return list(self._incoming)
 
     def _settle(self) -> None:
-        """Let deletions that are under way arrive, before anybody looks."""
-        waiting = True
-        while waiting:
-            links = [link for worker in list(_known.values()) for link in list(worker._incoming)]
-            waiting = any([link.flush() for link in links])
+        _settle()
 
     @property
     def _objects(self) -> dict[int, Any]:
@@ -146,29 +257,9 @@ class VirtualWorker(Node):
         self.store.clear()
         return self if return_self else None
 
-    def clear_objects_remote(self) -> VirtualWorker:
-        """Forget everything the caller may delete."""
-        local().link(self.id).request(Clear())
-        return self
-
-    def search(self, query: Any = ()) -> list[Any]:
-        """Find objects of this worker.
-
-        Args:
-            query: a tag, several tags an object must all have, or one number; empty finds everything tagged.
-
-        Returns:
-            Pointers, which do not delete their objects when they go.
-        """
-        return found.search(local().link(self.id), query)
-
     def request_search(self, query: Any, location: Any) -> list[Any]:
         """Find objects of another worker."""
         return found.search(self.link(location.id), query)
-
-    def send(self, x: Any, worker: Any, **options: Any) -> Any:
-        """Send an object to a worker; as ``x.send(worker)``."""
-        return x.send(worker, **options)
 
     def register_obj(self, x: Any, obj_id: int | None = None) -> Any:
         """Hold an object of the worker's own."""
@@ -195,32 +286,6 @@ class VirtualWorker(Node):
         """Fetch an object of another worker by number."""
         return found.fetch(self.link(location.id), number, user, reason)
 
-    def inspect(self, number: int) -> Any:
-        """What is public about an object of this worker."""
-        return local().link(self.id).request(Inspect(number)).objects[0]
-
-    def add_worker(self, worker: Any) -> VirtualWorker:
-        """Know another worker; all workers of one process know each other already."""
-        return self
-
-    add_workers = add_worker
-
-    def get_worker(self, id_or_worker: Any, fail_hard: bool = False) -> Any:
-        """The worker of that id, or the worker given.
-
-        Raises:
-            WorkerNotFoundException: there is none of that id, with ``fail_hard``.
-        """
-        if isinstance(id_or_worker, Node):
-            return id_or_worker
-        known = _known.get(str(id_or_worker))
-        if known is None and fail_hard:
-            raise WorkerNotFoundException(f"{self.id} knows no worker {id_or_worker!r}.")
-        if known is None:
-            warnings.warn(f"{self.id} knows no worker {id_or_worker!r}; its name is given back.", stacklevel=2)
-            return id_or_worker
-        return known
-
     @contextmanager
     def registration_enabled(self) -> Iterator[None]:
         """Let this client worker hold objects inside the block."""
@@ -230,14 +295,6 @@ class VirtualWorker(Node):
         finally:
             self.is_client_worker = before
 
-    def remove_worker_from_local_worker_registry(self) -> None:
-        """Let the name be free again."""
-        _known.pop(self.id, None)
-
-    def enter_local_worker_registry(self) -> None:
-        """Be known by its name again."""
-        _known[self.id] = self
-
     def __repr__(self) -> str:
         self._settle()
         return super().__repr__()
@@ -245,9 +302,6 @@ class VirtualWorker(Node):
     def __len__(self) -> int:
         self._settle()
         return len(self.objects) + len(self.store)
-
-    def __bool__(self) -> bool:
-        return True
 
     def __contains__(self, item: Any) -> bool:
         self._settle()
@@ -264,6 +318,6 @@ def local() -> VirtualWorker:
     return _locals[0]
 
 
-def known_workers() -> dict[str, VirtualWorker]:
-    """All workers of this process by id."""
+def known_workers() -> dict[str, Worker]:
+    """All workers this process knows, by id."""
     return dict(_known)

@@ -25,6 +25,9 @@ from sharetorch.remote.grid import PrivateGridNetwork, PublicGridNetwork
 from sharetorch.remote.ids import ID_PROVIDER
 from sharetorch.remote.labels import PrivateTensor
 from sharetorch.remote.logging_tensor import LoggingTensor
+from sharetorch.remote.network.checkpointing import load_checkpoint, save_checkpoint
+from sharetorch.remote.network.client import NetworkedWorker, connect
+from sharetorch.remote.network.group import load_group
 from sharetorch.remote.overload import overloaded
 from sharetorch.remote.plans import (
     Plan,
@@ -58,6 +61,7 @@ __all__ = [
     "ID_PROVIDER",
     "LoggingTensor",
     "MultiPointerTensor",
+    "NetworkedWorker",
     "NumpyTensor",
     "PaillierTensor",
     "Plan",
@@ -76,6 +80,7 @@ __all__ = [
     "VirtualWorker",
     "autograd",
     "combine_pointers",
+    "connect",
     "create_sandbox",
     "debug",
     "exceptions",
@@ -85,11 +90,14 @@ __all__ = [
     "install",
     "local_worker",
     "keygen",
+    "load_checkpoint",
+    "load_group",
     "make_hook",
     "nn",
     "overloaded",
     "plan_of",
     "profile",
+    "save_checkpoint",
     "serde",
 ]
 

@@ -1,7 +1,6 @@
 """MNIST and the digits of scikit-learn, as plain tensors for the examples, tests and benchmarks.
 
-MNIST comes as four files in IDX format [LeCun98]: a magic number ``0x0000TTDD`` (TT: element type, 08 = unsigned byte;
-DD: number of dimensions), DD sizes, then the elements; all integers are 32 bits, most significant byte first.
+MNIST comes as four files in IDX format [LeCun98]; see ``remote/idx.py``.
 """
 
 import contextlib
@@ -22,7 +21,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sharetorch.mpc.errors import ShareTorchError
+from sharetorch.mpc.errors import DataSourceError, ShareTorchError
+from sharetorch.remote import idx
+from sharetorch.remote.idx import Array
 
 MIRRORS = (
     "https://ossci-datasets.s3.amazonaws.com/mnist/",
@@ -42,10 +43,7 @@ MNIST_CHECKSUMS: Mapping[str, str] = {
 }
 """SHA-256 of the uncompressed content of each file of MNIST."""
 
-_UNSIGNED_BYTE = 0x08
 _CHUNK = 1 << 16
-
-Array = np.ndarray[tuple[int, ...], np.dtype[np.uint8]]
 
 
 class DataError(ShareTorchError):
@@ -143,21 +141,10 @@ def parse_idx(content: bytes, dimensions: int, source: str = "data") -> Array:
     Raises:
         DataError: magic number, sizes and length do not fit each other.
     """
-    header = 4 + 4 * dimensions
-    magic = _UNSIGNED_BYTE << 8 | dimensions
-    if len(content) < header:
-        raise DataError(f"{source} is truncated: {len(content)} bytes, its header alone has {header}.")
-    found, *sizes = (int(value) for value in np.frombuffer(content, ">u4", count=1 + dimensions))
-    if found != magic:
-        wanted = f"an IDX file of {dimensions} dimensions starts with {magic:#010x}"
-        raise DataError(f"{source} starts with {found:#010x}, but {wanted}.")
-    elements = 1
-    for size in sizes:
-        elements *= size
-    if len(content) != header + elements:
-        problem = "is truncated" if len(content) < header + elements else "has bytes after its end"
-        raise DataError(f"{source} {problem}: {len(content)} bytes, sizes {sizes} need {header + elements}.")
-    return np.frombuffer(content, np.uint8, offset=header).reshape(sizes)
+    try:
+        return idx.parse(content, dimensions, source)
+    except DataSourceError as error:
+        raise DataError(str(error)) from error
 
 
 def cache_folder() -> Path:

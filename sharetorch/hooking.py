@@ -14,6 +14,7 @@ from sharetorch.attributes import Attribute
 from sharetorch.module_methods import MODULE_METHODS, OPTIMIZER_METHODS
 from sharetorch.options import local_worker
 from sharetorch.remote.node import Node
+from sharetorch.remote.worker import Worker
 from sharetorch.tensor_methods import TENSOR_METHODS
 from sharetorch.worker_methods import DATASET_METHODS, WORKER_METHODS
 
@@ -31,6 +32,7 @@ def install() -> None:
     _add(torch.optim.Optimizer, OPTIMIZER_METHODS)
     _add(torch.utils.data.Dataset, DATASET_METHODS)
     _add(Node, WORKER_METHODS)
+    _add(Worker, WORKER_METHODS)
 
 
 class TorchHook:

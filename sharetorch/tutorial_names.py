@@ -30,6 +30,8 @@ _UTILITIES = (
     *("create_gaussian_mixture_toy_data", "iris_data_partial"),
 )
 
+_WEBSOCKETS = "sharetorch.remote.network.tutorial_workers"
+
 PATHS: dict[str, dict[str, str]] = {
     "execution.placeholder": {"PlaceHolder": "sharetorch.remote.plans:PlaceHolder"},
     "execution.plan": {"Plan": "sharetorch.remote.plans:Plan", "func2plan": "sharetorch.remote.plans:func2plan"},
@@ -66,6 +68,8 @@ PATHS: dict[str, dict[str, str]] = {
     "workers.abstract": {"AbstractWorker": "sharetorch.remote.node:Node"},
     "workers.base": {"BaseWorker": "sharetorch.remote.node:Node"},
     "workers.virtual": {"VirtualWorker": "sharetorch.remote.worker:VirtualWorker"},
+    "workers.websocket_client": {"WebsocketClientWorker": f"{_WEBSOCKETS}:WebsocketClientWorker"},
+    "workers.websocket_server": {"WebsocketServerWorker": f"{_WEBSOCKETS}:WebsocketServerWorker"},
 }
 """Names by the path under ``sharetorch`` where the tutorials look for them: ``"our.module:name"``."""
 
@@ -80,17 +84,24 @@ _WIDE = (
     "numbers of up to 62 bits fit the ring of fix_precision(), and integers modulo a larger number are shared with "
     "x.share(..., field=...)"
 )
-_NETWORKED = "this version has no networked workers; st.VirtualWorker takes the same messages within one process"
+_GRID = "no gateway hosts data and models; workers of other processes are reached with st.connect(...)"
 
 ABSENT: dict[str, str] = {
     "LargePrecisionTensor": _WIDE,
     "CRTPrecisionTensor": _WIDE,
     "ReplicatedSharingTensor": "three holders share additively, for sums and products: x.share(alice, bob, carol, "
     "crypto_provider=cp)",
-    "WebsocketClientWorker": _NETWORKED,
-    "WebsocketServerWorker": _NETWORKED,
+    "NodeClient": _GRID,
+    "FLClient": _GRID,
+    "FLJob": _GRID,
 }
 """Names of the tutorials that are not here, and what there is instead."""
+
+LATER: dict[str, str] = {
+    "WebsocketClientWorker": f"{_WEBSOCKETS}:WebsocketClientWorker",
+    "WebsocketServerWorker": f"{_WEBSOCKETS}:WebsocketServerWorker",
+}
+"""Names of ``sharetorch`` itself that are looked up when they are first used: programs without a network need none."""
 
 
 class Hook(TorchHook):
@@ -132,8 +143,7 @@ def _module(path: str, names: dict[str, str]) -> ModuleType:
     def find(name: str) -> Any:
         if name not in names:
             raise AttributeError(f"module {full!r} has no attribute {name!r}")
-        module, _, attribute = names[name].partition(":")
-        value = getattr(importlib.import_module(module), attribute)
+        value = _looked_up(names[name])
         setattr(made, name, value)
         return value
 
@@ -144,6 +154,11 @@ def _module(path: str, names: dict[str, str]) -> ModuleType:
         __dir__=lambda: sorted(vars(made) | names),
     )
     return made
+
+
+def _looked_up(target: str) -> Any:
+    module, _, attribute = target.partition(":")
+    return getattr(importlib.import_module(module), attribute)
 
 
 def _place(path: str, module: ModuleType) -> None:
@@ -157,7 +172,10 @@ def _place(path: str, module: ModuleType) -> None:
 
 
 def _missing(name: str) -> Any:
-    """What ``sharetorch.name`` says when there is none."""
+    """What ``sharetorch.name`` gives where nothing of that name was loaded."""
+    if name in LATER:
+        found = vars(sys.modules[_PACKAGE])[name] = _looked_up(LATER[name])
+        return found
     if name in ABSENT:
         raise AttributeError(f"sharetorch has no {name}: {ABSENT[name]}.")
     raise AttributeError(f"module {_PACKAGE!r} has no attribute {name!r}")

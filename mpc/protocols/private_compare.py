@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from sharetorch.mpc import kernels
+from sharetorch.mpc.channel import BYTES, Form
 from sharetorch.mpc.cost import Cost
 from sharetorch.mpc.kernels import reference
 from sharetorch.mpc.party import Party
@@ -43,7 +44,7 @@ async def share_bits(party: Party, x: U64 | None, count: int, bits: int, *, offl
         return None
     if party.is_leader:
         return party.stream(party.provider, "bit shares").residues(count * bits, P)
-    (share1,) = await party.receive(party.provider, "bit shares")
+    (share1,) = await party.receive(party.provider, "bit shares", Form(BYTES, (count * bits,)))
     return np.asarray(share1, dtype=np.uint8)
 
 
@@ -67,8 +68,9 @@ async def private_compare(
     Leaks: nothing; P2 learns the bit, which callers blind by the direction.
     """
     if party.is_provider:
-        (d0,) = await party.receive(0, "masked comparison")
-        (d1,) = await party.receive(1, "masked comparison")
+        symbols = Form(BYTES, (count * bits,))
+        (d0,) = await party.receive(0, "masked comparison", symbols)
+        (d1,) = await party.receive(1, "masked comparison", symbols)
         return _find_zero(d0, d1, bits)
     assert x is not None and t is not None and direction is not None
     peer = 1 - party.rank

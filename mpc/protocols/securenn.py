@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from sharetorch.mpc import odd_ring
+from sharetorch.mpc.channel import RING, Form
 from sharetorch.mpc.cost import Cost
 from sharetorch.mpc.errors import MembersError, ModulusError
 from sharetorch.mpc.party import Party
@@ -111,7 +112,7 @@ def _share_flag(party: Party, flag: U8) -> None:
 async def _receive_flag(party: Party, count: int) -> Tensor:
     if party.is_leader:
         return torch.as_tensor(party.stream(party.provider, "flag").uniform((count,), party.ring))
-    (share,) = await party.receive(party.provider, "flag")
+    (share,) = await party.receive(party.provider, "flag", Form(RING, (count,)))
     return torch.as_tensor(share)
 
 

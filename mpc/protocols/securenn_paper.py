@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from sharetorch.mpc import odd_ring
+from sharetorch.mpc.channel import RING, WORDS, Form
 from sharetorch.mpc.cost import Cost
 from sharetorch.mpc.errors import ShapeError
 from sharetorch.mpc.party import Party
@@ -83,8 +84,9 @@ def _at_least(r: U64, eta: U8, bits: int) -> tuple[U64, U8]:
 
 
 async def _convert_at_helper(party: Party, count: int, bits: int) -> None:
-    (part0,) = await party.receive(0, "blinded share")
-    (part1,) = await party.receive(1, "blinded share")
+    words = Form(WORDS, (count,))
+    (part0,) = await party.receive(0, "blinded share", words)
+    (part1,) = await party.receive(1, "blinded share", words)
     x = (part0 + part1) & np.uint64((1 << bits) - 1)
     await share_bits(party, x, count, bits, offline=False)
     _send_odd(party, "wrap of blinded", (x < part0).astype(np.uint64), bits)
@@ -101,7 +103,7 @@ def _send_odd(party: Party, label: str, value: U64, bits: int) -> None:
 async def _receive_odd(party: Party, label: str, count: int, bits: int) -> U64:
     if party.is_leader:
         return party.stream(party.provider, label).odd_ring(count, bits)
-    (share,) = await party.receive(party.provider, label)
+    (share,) = await party.receive(party.provider, label, Form(WORDS, (count,)))
     return np.asarray(share, dtype=np.uint64)
 
 
@@ -161,7 +163,7 @@ def _send_word(party: Party, label: str, value: NDArray[np.int64], *, offline: b
 async def _receive_word(party: Party, label: str, count: int) -> Tensor:
     if party.is_leader:
         return torch.as_tensor(party.stream(party.provider, label).uniform((count,), party.ring))
-    (share,) = await party.receive(party.provider, label)
+    (share,) = await party.receive(party.provider, label, Form(RING, (count,)))
     return torch.as_tensor(share)
 
 
@@ -273,8 +275,8 @@ async def derivative_of_max_pool(party: Party, index: ArithmeticShare, n: int) -
 
 
 async def _unit_vectors_at_helper(party: Party, count: int, n: int) -> None:
-    (part0,) = await party.receive(0, "blinded index")
-    (part1,) = await party.receive(1, "blinded index")
+    (part0,) = await party.receive(0, "blinded index", Form(RING, (count,)))
+    (part1,) = await party.receive(1, "blinded index", Form(RING, (count,)))
     k = (part0 + part1) & (n - 1)
     unit = (torch.arange(n)[:, None] == k[None, :]).to(torch.int64)
     _send_word(party, "unit vectors", unit.reshape(-1).numpy(), offline=False)

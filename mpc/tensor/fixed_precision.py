@@ -19,6 +19,7 @@ from sharetorch.mpc.session import Session, new_id
 from sharetorch.mpc.share import ArithmeticShare
 from sharetorch.mpc.tensor import shared
 from sharetorch.mpc.tensor.shared import Handle, SharedTensor
+from sharetorch.mpc.virtual import VirtualSession
 
 
 class _Local:
@@ -33,7 +34,7 @@ class _Local:
 @cache
 def plaintext_session() -> Session:
     """The session in which local fixed-precision tensors compute."""
-    return Session([_Local()], None, PowerRing(), SUITES[Plaintext.name])
+    return VirtualSession([_Local()], None, PowerRing(), SUITES[Plaintext.name])
 
 
 class FixedPrecisionTensor(SharedTensor):

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sharetorch.mpc.errors import RevealError, ShareTorchError, UnsupportedOperationError
+from sharetorch.mpc.errors import ProtocolError, RevealError, ShareTorchError, UnsupportedOperationError
 from sharetorch.mpc.fixedpoint import Encoding, decode
 from sharetorch.mpc.session import Session
 from sharetorch.mpc.tensor.location import user_line
@@ -227,6 +227,8 @@ class SharedTensor(torch.Tensor):
             ObjectGoneError: the object no longer exists.
         """
         integers = self.session.reveal(self.handle.number)
+        if integers.shape != self.shape:
+            raise ProtocolError(f"The parties released shape {tuple(integers.shape)} for {tuple(self.shape)}.")
         if self.encoding.explicit and not self.encoding.integer:
             return additions.explicit(integers, self.encoding)
         return decode(integers, self.encoding, self.dtype).requires_grad_(self.requires_grad and self.is_leaf)

@@ -26,6 +26,7 @@ from sharetorch.mpc.tensor import (  # noqa: F401  (their operations enter the t
 )
 from sharetorch.mpc.tensor.fixed_precision import FixedPrecisionTensor
 from sharetorch.mpc.tensor.shared import Handle, SharedTensor
+from sharetorch.mpc.virtual import VirtualSession
 
 
 class Sessions:
@@ -38,15 +39,17 @@ class Sessions:
     def get(self, parties: Sequence[Member], provider: Member, ring: Ring, suite: Suite) -> Session:
         """The session of these members, made at the first call."""
         key = (tuple(id(party) for party in parties), id(provider), ring.modulus, suite.name)
-        if key not in self._open:
-            made = self._open[key] = Session(parties, provider, ring, suite)
+        known = self._open.get(key)
+        if known is None or known.ended:
+            known = self._open[key] = runtime_of(*parties, provider)(parties, provider, ring, suite)
             for watcher in self._watchers:
-                watcher(made)
-        return self._open[key]
+                watcher(known)
+        return known
 
     @contextmanager
     def watched(self, watcher: Callable[[Session], None]) -> Iterator[None]:
         """Call ``watcher`` with every session open now, and with those made inside the block."""
+        self._open = {key: session for key, session in self._open.items() if not session.ended}
         for session in list(self._open.values()):
             watcher(session)
         self._watchers.append(watcher)
@@ -58,6 +61,22 @@ class Sessions:
 
 sessions = Sessions()
 """All sessions of this process."""
+
+
+def runtime_of(*members: Member) -> Callable[..., Session]:
+    """The kind of session in which these members can take part: what their class names as ``session_type``.
+
+    Raises:
+        MembersError: some are in this process and some on other machines.
+    """
+    runtimes = {getattr(member, "session_type", VirtualSession) for member in members}
+    if len(runtimes) > 1:
+        kinds = ", ".join(f"{member.id} ({type(member).__name__})" for member in members)
+        raise MembersError(
+            f"{kinds}: members in this process and members on other machines cannot form one session, for who runs in "
+            "the driver's process hides nothing from the driver. Connect to all of them with st.connect."
+        )
+    return runtimes.pop()
 
 _PROTOCOL_NAMES = {"snn": "securenn", "mpc": DEFAULT_SUITE, "fss": DEFAULT_SUITE}
 """Names of the tutorials for protocols. For function secret sharing stands the default: same members, same results."""
@@ -130,19 +149,29 @@ def share(
             "This tensor is shared already. To move it to other parties, x.get() and share the result anew."
         )
     session = session_for(parties, crypto_provider, field, protocol)
-    encoding, integers = _encoded(x, precision, truncation)
+    encoding, integers = encoded(x, precision, truncation)
     needs_grad = (x.requires_grad and x.is_leaf) if requires_grad is None else requires_grad
+    return handle_of(x, Handle(session, session.distribute(integers), encoding), requires_grad=needs_grad)
+
+
+def handle_of(x: Tensor, handle: Handle, requires_grad: bool = False) -> SharedTensor:
+    """The shared tensor that stands for a plain one whose shares are under a handle."""
+    encoding = handle.encoding
     dtype = torch.int64 if encoding.integer else x.dtype if x.dtype.is_floating_point else torch.float32
     if dtype in (torch.float16, torch.bfloat16):
         dtype = torch.float32
-    number = session.distribute(integers)
     shadow = torch.empty(x.shape, dtype=dtype, device="meta")
-    made = SharedTensor(Handle(session, number, encoding), shadow, requires_grad=needs_grad and not encoding.integer)
+    made = SharedTensor(handle, shadow, requires_grad=requires_grad and not encoding.integer)
     made.bits = x.dtype == torch.bool
     return made
 
 
-def _encoded(x: Tensor, precision: int | None, truncation: str) -> tuple[Encoding, Tensor]:
+def encoded(x: Tensor, precision: int | None, truncation: str) -> tuple[Encoding, Tensor]:
+    """How a plain or fixed-precision tensor is written in integers, and these.
+
+    Raises:
+        EncodingError: values that cannot be encoded.
+    """
     if isinstance(x, FixedPrecisionTensor):
         return x.encoding, x.integers
     encoding = encoding_for(x, precision)

@@ -5,6 +5,7 @@ Views of a shared tensor share its storage at every member, so writing to a view
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -99,12 +100,37 @@ def apply_local(func: Any, *args: Any, **kwargs: Any) -> Any:
     operands: list[SharedTensor] = []
     slotted = tuple(_map(arg, lambda part: _slot(part, operands)) for arg in args)
     several = isinstance(shadows, (list, tuple))
+    if operands[0].session.ahead:
+        _check_places(func, args, kwargs)
     name = str(func)
     public = {"function": name, "args": slotted, "kwargs": _without_dtype(kwargs)}
     numbers = _command(operands, len(shadows) if several else 1, public)
     parts = shadows if several else (shadows,)
     made = [_made(operands[0], number, part, name) for number, part in zip(numbers, parts, strict=True)]
     return type(shadows)(made) if several else made[0]
+
+
+def _check_places(func: Any, args: Any, kwargs: dict[str, Any]) -> None:
+    """Let torch check public indices now: shadows have no elements to miss, and members would fail later."""
+    if not any(isinstance(part, Tensor) and not isinstance(part, SharedTensor) for part in _parts(args)):
+        return
+    try:
+        func(*_map(args, _stand_in), **kwargs)
+    except (RuntimeError, IndexError) as error:
+        raise ShapeError(f"{func}: {error}{user_line()}") from error
+
+
+def _parts(value: Any) -> Iterator[Any]:
+    if isinstance(value, (list, tuple)):
+        for part in value:
+            yield from _parts(part)
+    else:
+        yield value
+
+
+def _stand_in(x: Any) -> Any:
+    """A tensor of the same shape whose elements are all one byte."""
+    return torch.zeros((), dtype=torch.int8).expand(x.shape) if isinstance(x, SharedTensor) else x
 
 
 def _command(operands: list[SharedTensor], outputs: int, public: dict[str, Any]) -> tuple[int, ...]:

@@ -20,6 +20,10 @@ from sharetorch.tutorial_names import ABSENT, PATHS, WHOLE_MODULES
 TOP_LEVEL: dict[str, str] = {
     "TorchHook": "sharetorch.hooking:TorchHook",
     "VirtualWorker": "sharetorch.remote.worker:VirtualWorker",
+    "WebsocketClientWorker": "sharetorch.remote.network.tutorial_workers:WebsocketClientWorker",
+    "WebsocketServerWorker": "sharetorch.remote.network.tutorial_workers:WebsocketServerWorker",
+    "connect": "sharetorch.remote.network.client:connect",
+    "NetworkedWorker": "sharetorch.remote.network.client:NetworkedWorker",
     "local_worker": "sharetorch.hooking:local_worker",
     "hook": "sharetorch.tutorial_names:hook",
     "create_sandbox": "sharetorch.remote.sandbox:create_sandbox",
@@ -70,8 +74,10 @@ IMPORTS: dict[str, tuple[str, ...]] = {
         *("Conv2d", "AvgPool2d", "RNNCell", "GRUCell", "LSTMCell", "RNN", "GRU", "LSTM"),
     ),
     "sharetorch": ("workers",),
-    "sharetorch.workers": ("virtual", "abstract", "base"),
+    "sharetorch.workers": ("virtual", "abstract", "base", "websocket_client", "websocket_server"),
     "sharetorch.workers.virtual": ("VirtualWorker",),
+    "sharetorch.workers.websocket_client": ("WebsocketClientWorker",),
+    "sharetorch.workers.websocket_server": ("WebsocketServerWorker",),
     "sharetorch.workers.abstract": ("AbstractWorker",),
     "sharetorch.workers.base": ("BaseWorker",),
     "sharetorch.generic.tensor": ("AbstractTensor",),
@@ -161,6 +167,19 @@ def test_the_table_leads_to_what_exists(path: str, name: str) -> None:
 )
 def test_methods(name: str, kind: type) -> None:
     assert hasattr(kind, name)
+
+
+WEBSOCKET_METHODS = (
+    *("url", "connect", "close", "search", "list_objects_remote", "objects_count_remote", "list_tensors_remote"),
+    *("tensors_count_remote", "clear_objects_remote", "clear_objects", "fit", "async_fit", "evaluate", "remote"),
+    *("_objects", "_tensors", "object_store", "get_worker", "add_worker", "add_workers", "send", "request_search"),
+)
+
+
+@pytest.mark.parametrize("name", WEBSOCKET_METHODS)
+def test_methods_of_workers_of_other_processes(name: str) -> None:
+    assert hasattr(sy.WebsocketClientWorker, name)
+    assert callable(sy.WebsocketServerWorker.start)
 
 
 def test_workers_have_what_is_set_per_worker() -> None:

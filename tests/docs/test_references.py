@@ -128,7 +128,7 @@ def test_every_package_is_in_the_reference() -> None:
 
 def test_paths_named_in_pages_exist() -> None:
     pattern = re.compile(r"`((?:autograd|benchmarks|docs|examples|mpc|nn|remote|sharetorch|tests)/[\w./-]*)`")
-    generated = {"benchmarks/results/"}
+    generated = {"benchmarks/results/", "sharetorch/1"}  # the second is a protocol's name in TLS
     missing = {
         f"{page.relative_to(ROOT)}: {path}"
         for page in pages()

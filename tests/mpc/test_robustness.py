@@ -22,8 +22,8 @@ from sharetorch.mpc.protocols.arithmetic import multiply
 from sharetorch.mpc.protocols.bilinear import Product
 from sharetorch.mpc.protocols.suite import SUITES
 from sharetorch.mpc.ring import PowerRing, ring_of
-from sharetorch.mpc.session import Session
 from sharetorch.mpc.share import ArithmeticShare
+from sharetorch.mpc.virtual import VirtualSession
 
 
 class PlannedFailure(Exception):
@@ -192,7 +192,7 @@ def test_the_range_check_finds_what_is_too_large() -> None:
 def test_members_that_form_no_session_are_refused(names: list[str], provider: str, message: str) -> None:
     parties = [testing.PlainMember(name) for name in names]
     with pytest.raises(MembersError, match=message):
-        Session(parties, testing.PlainMember(provider), PowerRing(), SUITES["securenn"])
+        VirtualSession(parties, testing.PlainMember(provider), PowerRing(), SUITES["securenn"])
 
 
 @pytest.mark.parametrize("modulus", [-1, 0, 1])

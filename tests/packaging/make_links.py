@@ -29,7 +29,7 @@ def make_links(target: Path, root: Path = ROOT) -> None:
         if entry.name != "__pycache__":
             (package / entry.name).symlink_to(entry)
     for name, folder in folders.items():
-        if name.count(".") == 1:  # deeper packages lie inside these
+        if name.count(".") == 1 and not folder.startswith("sharetorch/"):  # deeper packages lie inside these
             (package / name.partition(".")[2]).symlink_to(root / folder)
 
 

@@ -55,7 +55,8 @@ def test_packages_list_equals_the_tree() -> None:
 def test_every_mapped_folder_is_listed_under_its_name() -> None:
     assert sorted(SETTINGS["tool"]["setuptools"]["packages"]) == sorted(MAPPING)
     for name, folder in MAPPING.items():
-        expected = "sharetorch" if folder == "sharetorch" else "sharetorch." + folder.replace("/", ".")
+        inside = folder.removeprefix("sharetorch").strip("/")
+        expected = f"sharetorch.{inside.replace('/', '.')}" if inside else "sharetorch"
         assert name == expected
 
 

@@ -198,6 +198,18 @@ def test_only_the_owner_releases(bob, secret):
         fetch(bob, made)
 
 
+def test_what_was_computed_from_anothers_data_is_not_its_makers_to_release(bob):
+    bob.private = True
+    own = bob.load(torch.tensor([SECRET]), tags=("#own",))
+    copy = run(bob, "aten.clone.default", Ref(own.number))
+    with pytest.raises(GetNotPermittedError, match="computed from somebody else"):
+        ask(bob, Release(copy.number, ["mallory"]))
+    with pytest.raises(GetNotPermittedError):
+        fetch(bob, copy)
+    given = put(bob, torch.tensor([1.0]), "alice", readers=["carol"])
+    ask(bob, Release(given.number, ["dave"]), "alice")
+
+
 # ----------------------------------------------------------------------------------------------------- other channels
 
 

@@ -268,5 +268,5 @@ def test_grids_of_wrong_things():
 
 
 def test_public_grids_say_what_they_need():
-    with pytest.raises(sy.exceptions.UnsupportedOperationError, match="no networked workers.*PrivateGridNetwork"):
+    with pytest.raises(sy.exceptions.UnsupportedOperationError, match="gateway.*PrivateGridNetwork"):
         sy.PublicGridNetwork(sy.hook, "http://127.0.0.1:5000")

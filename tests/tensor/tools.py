@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import torch
 from torch import Tensor
 
 import sharetorch as st
+from sharetorch.mpc.tensor import sharing
 
-ALICE, BOB, CAROL, DAVE, PROVIDER = (
-    st.VirtualWorker(id=name) for name in ("alice", "bob", "carol", "dave", "crypto_provider")
-)
-WORKERS = (ALICE, BOB, CAROL, DAVE, PROVIDER)
+
+def _workers() -> list[Any]:
+    """Workers of this process; or those of the group file that the environment names: tests/network runs us so."""
+    group = os.environ.get("SHARETORCH_TEST_PARTIES")
+    if group is None:
+        return [st.VirtualWorker(id=name) for name in ("alice", "bob", "carol", "dave", "crypto_provider")]
+    parties, provider = st.load_group(group).connect()
+    return [*parties, provider]
+
+
+WORKERS = ALICE, BOB, CAROL, DAVE, PROVIDER = _workers()
 
 UNIT = 2.0**-16
 """One unit of the default encoding."""
@@ -75,5 +84,7 @@ def assert_same(actual: Any, expected: Any, bound: float = 0.0) -> None:
 
 
 def objects() -> list[int]:
-    """How many objects each worker holds."""
+    """How many objects each worker holds; or each session, where workers are other processes."""
+    if isinstance(ALICE, st.NetworkedWorker):
+        return [session.live for session in sharing.sessions._open.values()]
     return [len(worker._objects) for worker in WORKERS]

@@ -214,5 +214,5 @@ def fixed_shares(self: Any, parties: Any, provider: Any, ring: Any, suite: Any) 
     """A session of its own, so that nothing of the planted leak is left behind."""
     key = "planted", suite.name
     if key not in self._open:
-        self._open[key] = testing.Session(parties, provider, ring, suite)
+        self._open[key] = testing.VirtualSession(parties, provider, ring, suite)
     return self._open[key]

@@ -1,0 +1,207 @@
+"""One member of a session, in a process of its own: it steps its own coroutine and waits for what others send."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import msgspec
+
+from sharetorch.mpc import kernels, operations
+from sharetorch.mpc.channel import Message
+from sharetorch.mpc.errors import LimitExceededError, NetworkError, ObjectGoneError, ProtocolError
+from sharetorch.mpc.network.links import Link
+from sharetorch.mpc.network.sizes import elements_of
+from sharetorch.mpc.party import Party, Receive
+from sharetorch.mpc.protocols.suite import Suite
+from sharetorch.mpc.randomness import PairSecret
+from sharetorch.mpc.ring import Elements, Ring
+from sharetorch.mpc.session import object_is_gone
+from sharetorch.mpc.share import ArithmeticShare
+
+
+class Report(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """What one operation cost at one member.
+
+    Attributes:
+        operation: its number.
+        name: of the operation.
+        rank: of the member.
+        rounds: length of the longest chain of online messages that ended here.
+        online: bytes sent, by rank of the receiver.
+        offline: likewise, of corrections.
+        seconds: from its beginning to its end here.
+        waited: of these, waiting for others.
+    """
+
+    operation: int
+    name: str
+    rank: int
+    rounds: int
+    online: dict[int, int]
+    offline: dict[int, int]
+    seconds: float
+    waited: float
+
+
+class Member:
+    """A member's party, its connections and its objects.
+
+    Args:
+        rank: of this member.
+        parties: how many members hold shares.
+        name: id of this member.
+        ring: where shares live.
+        suite: the protocols.
+        secrets: pair secret with each other member, by rank.
+        links: connections to each other member, by rank.
+        max_elements: of one result.
+
+    Attributes:
+        store: what this member holds, by number.
+    """
+
+    def __init__(
+        self,
+        rank: int,
+        parties: int,
+        name: str,
+        ring: Ring,
+        suite: Suite,
+        secrets: Mapping[int, bytes],
+        links: Mapping[int, Link],
+        max_elements: int = 1 << 31,
+    ) -> None:
+        kernels.keep_freed_memory()
+        self.name = name
+        self.store: dict[int, ArithmeticShare] = {}
+        self._links = dict(links)
+        self._max_elements = max_elements
+        self._online: dict[int, int] = {}
+        self._offline: dict[int, int] = {}
+        pairs = {peer: PairSecret(secret) for peer, secret in secrets.items()}
+        self.party = Party(rank, parties, ring, pairs, self, suite)
+
+    def send(self, message: Message) -> None:
+        """Send a message of this member's protocol, without waiting."""
+        table = self._offline if message.round == 0 else self._online
+        table[message.receiver] = table.get(message.receiver, 0) + message.size
+        with self._blaming(message.receiver) as link:
+            link.outgoing.send(message)
+
+    def put(self, number: int, elements: Elements) -> None:
+        """Hold a share that came from outside; at the provider an empty tensor on ``meta``."""
+        self.store[number] = ArithmeticShare(elements)
+
+    def get(self, number: int) -> ArithmeticShare:
+        """What is held under a number.
+
+        Raises:
+            ObjectGoneError: nothing.
+        """
+        try:
+            return self.store[number]
+        except KeyError:
+            raise ObjectGoneError(object_is_gone(self.name, number)) from None
+
+    def execute(
+        self, operation: int, name: str, inputs: Sequence[int], outputs: Sequence[int], public: Mapping[str, Any]
+    ) -> Report:
+        """Run one operation of the command table on objects held here, together with the other members.
+
+        Args:
+            operation: its number; numbers only grow.
+            name: of the operation.
+            inputs: numbers of the operands.
+            outputs: numbers the results get.
+            public: its public arguments.
+
+        Raises:
+            ShareTorchError: what the operation or a connection raises; the session must end then.
+        """
+        found = operations.find(name)
+        operands = [self.get(number) for number in inputs]
+        self._require_size(elements_of(name, [tuple(x.data.shape) for x in operands], public, self._max_elements))
+        for rank in self._links:
+            with self._blaming(rank) as link:
+                link.outgoing.wait_for_room()
+        self._online, self._offline = {}, {}
+        waited = self._waited()
+        start = time.perf_counter()
+        self.party.begin(operation)
+        result = self._step(found(self.party, *operands, **public))
+        parts = (result,) if isinstance(result, ArithmeticShare) else tuple(result)
+        if len(parts) != len(outputs):
+            raise ProtocolError(f"{name} gives {len(parts)} results, and {len(outputs)} numbers came for them.")
+        for part in parts:
+            self._require_size(part.data.numel())
+        self.store.update(zip(outputs, parts, strict=True))
+        return Report(
+            operation,
+            name,
+            self.party.rank,
+            self.party.clock,
+            self._online,
+            self._offline,
+            time.perf_counter() - start,
+            self._waited() - waited,
+        )
+
+    def _require_size(self, elements: int) -> None:
+        if elements > self._max_elements:
+            raise LimitExceededError(
+                f"A result of {elements} elements; {self.name} takes {self._max_elements}. Compute with less at once, "
+                "or raise object_bytes."
+            )
+
+    def _step(self, coroutine: Any) -> Any:
+        message: Message | None = None
+        try:
+            while True:
+                request: Receive = coroutine.send(message)
+                message = self._receive(request)
+        except StopIteration as end:
+            return end.value
+        finally:
+            coroutine.close()
+
+    def _receive(self, request: Receive) -> Message:
+        operation = self.party.operation
+        with self._blaming(request.sender) as link:
+            fields, round = link.incoming.receive(operation, request.label, request.forms)
+        return Message(request.sender, self.party.rank, operation, request.label, fields, round, 0)
+
+    def _waited(self) -> float:
+        return sum(link.incoming.waited for link in self._links.values())
+
+    def poll(self) -> None:
+        """Look whether the other members are still there; for when there is nothing to do.
+
+        Raises:
+            NetworkError: one is not, or ended the session.
+        """
+        for rank in self._links:
+            with self._blaming(rank) as link:
+                link.incoming.poll()
+
+    @contextmanager
+    def _blaming(self, rank: int) -> Iterator[Link]:
+        """The connections to a member; what fails there is put down to it."""
+        link = self._links[rank]
+        try:
+            yield link
+        except NetworkError as error:
+            error.member = error.member or link.peer
+            raise
+
+    def free(self, numbers: Sequence[int]) -> None:
+        """Forget objects."""
+        for number in numbers:
+            self.store.pop(number, None)
+
+    @property
+    def links(self) -> list[Link]:
+        """All connections."""
+        return list(self._links.values())

@@ -1,0 +1,170 @@
+"""All members of a session in one process.
+
+One thread steps their coroutines in order of rank through in-memory channels, so runs are deterministic; each
+coroutine still sees one member's share only.
+"""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Coroutine, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from torch import Tensor
+
+from sharetorch.mpc import kernels, operations
+from sharetorch.mpc.channel import Mailboxes, MemoryChannels, Message, size_of
+from sharetorch.mpc.cost import DRIVER, Traffic
+from sharetorch.mpc.errors import ObjectGoneError, ProtocolError
+from sharetorch.mpc.party import Party, Receive
+from sharetorch.mpc.protocols.suite import Suite
+from sharetorch.mpc.randomness import SECRET_BYTES, Entropy, PairSecret, fresh_stream, system_entropy
+from sharetorch.mpc.ring import Ring
+from sharetorch.mpc.session import Member, Session, new_id, object_is_gone
+from sharetorch.mpc.share import ArithmeticShare, reconstruct, split
+
+
+class VirtualSession(Session):
+    """A session whose members are objects of this process.
+
+    Args:
+        parties: as for ``Session``.
+        provider: as for ``Session``.
+        ring: as for ``Session``.
+        suite: as for ``Session``.
+        entropy: source of pair secrets; tests give a recorded one.
+    """
+
+    def __init__(
+        self,
+        parties: Sequence[Member],
+        provider: Member | None,
+        ring: Ring,
+        suite: Suite,
+        entropy: Entropy = system_entropy,
+    ) -> None:
+        super().__init__(parties, provider, ring, suite)
+        kernels.keep_freed_memory()
+        self._entropy = entropy
+        self._boxes = Mailboxes()
+        self._ranks = self._make_ranks()
+        self._operation = 0
+
+    def _make_ranks(self) -> list[Party]:
+        size = len(self._members)
+        secrets: list[dict[int, PairSecret]] = [{} for _ in range(size)]
+        for low, high in itertools.combinations(range(size), 2):
+            shared = self._entropy(SECRET_BYTES)
+            secrets[low][high], secrets[high][low] = PairSecret(shared), PairSecret(shared)
+        return [
+            Party(rank, len(self.parties), self.ring, secrets[rank], MemoryChannels(self._boxes, rank), self.suite)
+            for rank in range(size)
+        ]
+
+    def command(self, name: str, *inputs: int, outputs: int = 1, **public: Any) -> tuple[int, ...]:
+        """As ``Session.command``."""
+        found = operations.find(name)
+        operands = [self._operands(member, inputs) for member in self._members]
+        coroutines = [found(party, *held, **public) for party, held in zip(self._ranks, operands, strict=True)]
+        try:
+            results = self._run(name, coroutines)
+        except BaseException:
+            for share in itertools.chain.from_iterable(operands):
+                share.forget_opening()
+            raise
+        ids = tuple(new_id() for _ in range(outputs))
+        for member, result in zip(self._members, results, strict=True):
+            parts = (result,) if isinstance(result, ArithmeticShare) else tuple(result)
+            member.store.update(zip(ids, parts, strict=True))
+        return ids
+
+    def _operands(self, member: Member, inputs: Sequence[int]) -> list[ArithmeticShare]:
+        try:
+            return [member.store[number] for number in inputs]
+        except KeyError as error:
+            raise ObjectGoneError(object_is_gone(member.id, error.args[0])) from None
+
+    def _run(self, name: str, coroutines: list[Coroutine[Any, Any, Any]]) -> list[Any]:
+        """Step the members' coroutines until all are done, and account for it."""
+        self._operation += 1
+        for party in self._ranks:
+            party.begin(self._operation)
+        self._boxes.traffic = Traffic(operations=1)
+        start = time.perf_counter()
+        try:
+            results = self._step(coroutines)
+        except BaseException:
+            for coroutine in coroutines:
+                coroutine.close()
+            self._boxes.clear()
+            raise
+        self._boxes.require_empty()
+        traffic = self._boxes.traffic
+        traffic.rounds = max(party.clock for party in self._ranks)
+        self.costs.note(name, traffic, time.perf_counter() - start)
+        return results
+
+    def _step(self, coroutines: list[Coroutine[Any, Any, Any]]) -> list[Any]:
+        results: list[Any] = [None] * len(coroutines)
+        waiting: dict[int, int] = {}
+        ready: list[tuple[int, Message | None]] = [(rank, None) for rank in range(len(coroutines))]
+        while ready:
+            for rank, message in ready:
+                try:
+                    request: Receive = coroutines[rank].send(message)
+                    waiting[rank] = request.sender
+                except StopIteration as end:
+                    results[rank] = end.value
+            ready = []
+            for rank, sender in list(waiting.items()):
+                arrived = self._boxes.take(sender, rank)
+                if arrived is not None:
+                    del waiting[rank]
+                    ready.append((rank, arrived))
+        if waiting:
+            raise ProtocolError(f"Members wait for messages nobody sends: {waiting} (receiver: sender).")
+        return results
+
+    def distribute(self, values: Tensor) -> int:
+        """Split integers of the driver into shares and hand one to each party. Returns the object's number."""
+        shares = split(self.ring.from_integers(values), len(self.parties), self.ring, fresh_stream(self._entropy))
+        number = new_id()
+        self._operation += 1
+        traffic = Traffic(operations=1, rounds=1)
+        for rank, (member, share) in enumerate(zip(self.parties, shares, strict=True)):
+            member.store[number] = ArithmeticShare(share)
+            size = size_of(share, self.ring.element_bytes)
+            traffic.count(DRIVER, rank, size)
+            self._boxes.count(Message(DRIVER, rank, self._operation, "input share", (share,), 1, size))
+        if self.provider is not None:
+            self.provider.store[number] = ArithmeticShare(self.ring.empty_meta(shares[0]))
+        self.costs.note("share", traffic, 0.0)
+        return number
+
+    def reveal_elements(self, number: int) -> Any:
+        """Ring elements behind an object, opened to the driver from freshly re-randomised shares."""
+        (fresh,) = self.command("refresh", number)
+        try:
+            shares = [self._operands(member, (fresh,))[0].data for member in self.parties]
+        finally:
+            self.free(fresh)
+        traffic = Traffic(operations=1, rounds=1)
+        for rank, share in enumerate(shares):
+            size = size_of(share, self.ring.element_bytes)
+            traffic.count(rank, DRIVER, size)
+            self._boxes.count(Message(rank, DRIVER, self._operation, "output share", (share,), 1, size))
+        self.costs.note("get", traffic, 0.0)
+        return reconstruct(shares, self.ring)
+
+    def free(self, number: int) -> None:
+        """Let every member forget an object."""
+        for member in self._members:
+            member.store.pop(number, None)
+
+    @contextmanager
+    def record(self) -> Iterator[list[Message]]:
+        """Keep a copy of every message sent inside the block, in order: the members' views."""
+        with self._boxes.record() as transcript:
+            yield transcript

@@ -1,0 +1,438 @@
+"""The driver's side of a session whose members are processes of their own.
+
+Commands are pipelined: the driver numbers the results itself and does not wait. What goes wrong is raised at the next
+command, ``get()`` or ``sync()``, with the line of the user's program that asked for it.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future
+from concurrent.futures import TimeoutError as FutureTimeout
+from contextlib import contextmanager, suppress
+from typing import Any, Protocol
+
+from torch import Tensor
+
+from sharetorch.mpc.channel import RING, Form
+from sharetorch.mpc.cost import DRIVER, Ledger, OperationRecord, Traffic
+from sharetorch.mpc.errors import (
+    DeadlineExceededError,
+    NetworkError,
+    ObjectGoneError,
+    ProtocolError,
+    SessionEndedError,
+    ShareTorchError,
+)
+from sharetorch.mpc.network import frames, handshake
+from sharetorch.mpc.network.handshake import MemberEntry, SessionDocument
+from sharetorch.mpc.network.member import Report
+from sharetorch.mpc.protocols.suite import Suite
+from sharetorch.mpc.randomness import fresh_stream
+from sharetorch.mpc.ring import Ring
+from sharetorch.mpc.session import Member, Session, new_id, object_is_gone
+from sharetorch.mpc.share import reconstruct, split
+from sharetorch.mpc.tensor.location import user_line
+from sharetorch.remote import wire
+from sharetorch.remote.messages import Failed
+from sharetorch.remote.network.control import SESSION, Control
+from sharetorch.remote.network.session_messages import (
+    Answer,
+    Close,
+    Command,
+    Ended,
+    Expect,
+    Fresh,
+    Input,
+    Item,
+    Notice,
+    Open,
+    Output,
+    Propose,
+    Refused,
+    Share,
+    Sync,
+    written,
+)
+from sharetorch.remote.network.settings import NetworkSettings
+from sharetorch.remote.node import error_of
+from sharetorch.remote.secret_values import driven
+
+_WINDOW = 256
+"""Operations that may be under way before the driver waits."""
+_PART_ELEMENTS = 1 << 18
+
+
+class NetworkedLedger(Ledger):
+    """Costs of a session as its members report them; reading waits until all are there."""
+
+    def __init__(self, session: NetworkedSession) -> None:
+        self._session = session
+        super().__init__()
+
+    @property
+    def by_operation(self) -> dict[str, OperationRecord]:
+        """Costs by operation."""
+        self._session.sync()
+        return self._records
+
+    @contextmanager
+    def listen(self) -> Iterator[Ledger]:
+        """A second ledger that hears of the operations inside the block."""
+        self._session.sync()
+        with super().listen() as heard:
+            yield heard
+            self._session.sync()
+
+
+class _UnderWay:
+    """An operation whose reports are not all in."""
+
+    __slots__ = ("line", "missing", "name", "rounds", "seconds", "traffic")
+
+    def __init__(self, name: str, line: str, members: int, traffic: Traffic | None) -> None:
+        self.name = name
+        self.line = line
+        self.missing = members
+        self.traffic = traffic or Traffic(operations=1)
+        self.rounds = self.traffic.rounds
+        self.seconds = 0.0
+
+
+class NetworkMember(Member, Protocol):
+    """A worker on another machine, as ``st.connect`` gives it."""
+
+    control: Control
+    public: bytes
+    address: tuple[str, int]
+    settings: NetworkSettings
+
+
+class NetworkedSession(Session):
+    """A session with workers on other machines, each connected to the driver and to all others.
+
+    Args:
+        parties: connected workers, as ``st.connect`` gives them.
+        provider: likewise.
+        ring: as for ``Session``.
+        suite: as for ``Session``.
+
+    Raises:
+        MembersError: as for ``Session``.
+        NetworkError: a member cannot be reached, or refuses.
+    """
+
+    ahead = True
+
+    def __init__(
+        self, parties: Sequence[NetworkMember], provider: NetworkMember | None, ring: Ring, suite: Suite
+    ) -> None:
+        super().__init__(parties, provider, ring, suite)
+        self.costs = NetworkedLedger(self)
+        members = [*parties, *([provider] if provider is not None else [])]
+        self._controls = [member.control for member in members]
+        self._live: set[int] = set()
+        self._gone: list[int] = []
+        self._operation = 0
+        self._under_way: deque[_UnderWay] = deque()
+        self._first_under_way = 1
+        self._failure: Exception | None = None
+        self._lines: dict[int, str] = {}
+        self._changed = threading.Condition()
+        self._sending = threading.RLock()
+        self._decoder = wire.Decoder(Answer, None)
+        self._notices = wire.Decoder(Notice, None)
+        self._seconds = parties[0].settings.request_seconds
+        self._hearing: list[tuple[list[Any], Any]] = []
+        self._open(members)
+
+    # Beginning
+
+    def _open(self, members: Sequence[NetworkMember]) -> None:
+        document = SessionDocument(
+            handshake.VERSION,
+            [MemberEntry(member.id, member.public, *member.address) for member in members],
+            len(self.parties),
+            self.ring.modulus.to_bytes((self.ring.modulus.bit_length() + 7) // 8, "big"),
+            self.suite.name,
+            members[0].settings.round_seconds,
+        )
+        fresh = [reply.fresh for reply in self.ask_all(Propose(document), Fresh)]
+        self.document, self.fresh = document, fresh
+        self.id = handshake.session_id(document, fresh)
+        driven[self.id] = self
+        self._watch()
+        try:
+            self.ask_all(Open(document, fresh), Item)
+        except BaseException:
+            self.close()
+            raise
+
+    def _watch(self) -> None:
+        """Hear what members say unasked, and when one is lost."""
+        for control in self._controls:
+            self._hearing += [(control.on_notice, self._hear), (control.on_close, self._lost(control))]
+        for ears, ear in self._hearing:
+            ears.append(ear)
+
+    def ask_all(self, item: Item, kind: type[Any], members: Sequence[int] | None = None) -> list[Any]:
+        """Send an item to all members, or to those of some ranks, and wait for their answers.
+
+        Raises:
+            SessionEndedError: a member was lost.
+            DeadlineExceededError: a member did not answer in time.
+            ShareTorchError: what a member's refusal names.
+        """
+        chosen = range(len(self._members)) if members is None else members
+        data = wire.encode(item)
+        with self._sending:
+            futures = [self._controls[rank].submit(SESSION, data) for rank in chosen]
+        answers = [self._answer(rank, future) for rank, future in zip(chosen, futures, strict=True)]
+        wrong = next((found for found in answers if not isinstance(found, kind)), None)
+        if wrong is not None:
+            raise ProtocolError(f"A member answered {type(item).__name__} by {type(wrong).__name__}.")
+        return answers
+
+    def _answer(self, rank: int, future: Future[bytes]) -> Any:
+        name = self._members[rank].id
+        try:
+            reply = self._decoder.decode(future.result(self._seconds))
+        except FutureTimeout:
+            late = DeadlineExceededError(f"{name} has not answered for {self._seconds:g} s. The session ends.")
+            late.member = name
+            self.fail(late)
+            raise late from None
+        except NetworkError as error:
+            self._raise_failure()
+            raise error
+        if isinstance(reply, Refused):
+            self._raise_failure()
+            raise error_of(Failed(reply.kind, reply.text), name)
+        return reply
+
+    # Commands
+
+    def command(self, name: str, *inputs: int, outputs: int = 1, **public: Any) -> tuple[int, ...]:
+        """As ``Session.command``, but the error of a member comes at a later command, ``get()`` or ``sync()``."""
+        for number in inputs:
+            if number not in self._live:
+                raise ObjectGoneError(object_is_gone("The session", number))
+        results = tuple(new_id() for _ in range(outputs))
+        with self._sending:
+            gone = self._take_gone()
+            operation = self._begin(name)
+            self._post(Command(self.id, operation, name, list(inputs), list(results), written(public), gone))
+        self._live.update(results)
+        return results
+
+    def _begin(self, name: str, traffic: Traffic | None = None) -> int:
+        """The number of the next operation; waits while too many are under way."""
+        with self._changed:
+            if len(self._under_way) >= _WINDOW and not self._changed.wait_for(
+                lambda: len(self._under_way) < _WINDOW or self._failure is not None, self._seconds
+            ):
+                self._failure = self._failure or DeadlineExceededError(
+                    f"No operation was finished within {self._seconds:g} s. The session ends."
+                )
+            self._raise_failure()
+            self._operation += 1
+            self._under_way.append(_UnderWay(name, user_line(), len(self._members), traffic))
+            return self._operation
+
+    def _post(self, item: Item) -> None:
+        data = wire.encode(item)
+        for control in self._controls:
+            self._post_to(control, data)
+
+    def _post_to(self, control: Control, data: bytes) -> None:
+        try:
+            control.post(SESSION, data)
+        except NetworkError as error:
+            self._lost(control)(error)
+            self._raise_failure()
+
+    def _take_gone(self) -> list[int]:
+        gone, self._gone = self._gone, []
+        return gone
+
+    def distribute(self, values: Tensor) -> int:
+        """As ``Session.distribute``. Shares go out in parts, so that no more than a part of them is held here."""
+        elements = self.ring.from_integers(values)
+        number, shape = new_id(), list(values.shape)
+        width = self.ring.element_bytes
+        flat = self.ring.linear(lambda x: x.reshape(-1), elements)
+        traffic = Traffic(operations=1, rounds=1)
+        for rank in range(len(self.parties)):
+            traffic.count(DRIVER, rank, values.numel() * width)
+        size = values.numel() * width
+        stream = fresh_stream()
+        with self._sending:
+            operation = self._begin("share", traffic)
+            if self.provider is not None:
+                announced = Input(self.id, operation, number, shape, 0, 0, b"")
+                self._post_to(self._controls[-1], wire.encode(announced))
+            for start in range(0, max(1, values.numel()), _PART_ELEMENTS):
+                end = min(start + _PART_ELEMENTS, values.numel())
+                part = self.ring.linear(lambda x, a=start, b=end: x[a:b], flat)
+                for control, share in zip(
+                    self._controls, split(part, len(self.parties), self.ring, stream), strict=False
+                ):
+                    contents = bytes(frames.encode_field(share, self.ring))
+                    item = Input(self.id, operation, number, shape, start * width, size, contents)
+                    self._post_to(control, wire.encode(item))
+        self._live.add(number)
+        return number
+
+    def adopt(self, numbers: Iterable[int]) -> None:
+        """Count objects that members hold by another way than a command as this driver's."""
+        self._live.update(numbers)
+
+    @property
+    def live(self) -> int:
+        """How many objects the members hold for this driver, or will."""
+        return len(self._live)
+
+    def expect(self, owner: str, shape: Sequence[int]) -> int:
+        """Let the members wait for a tensor that an owner of data shares. Returns the object's number."""
+        number = new_id()
+        with self._sending:
+            operation = self._begin("contribute")
+            self._post(Expect(self.id, operation, number, owner, list(shape)))
+        self._live.add(number)
+        return number
+
+    def reveal_elements(self, number: int) -> Any:
+        """As ``Session.reveal_elements``: every party sends its re-randomised share, if its policy lets it."""
+        (fresh,) = self.command("refresh", number)
+        try:
+            parties = range(len(self.parties))
+            replies = self.ask_all(Output(self.id, fresh), Share, parties)
+        finally:
+            self.free(fresh)
+        width = self.ring.element_bytes
+        shape = tuple(replies[0].shape)
+        size = math.prod(shape) * width
+        for member, reply in zip(self.parties, replies, strict=False):
+            if tuple(reply.shape) != shape or len(reply.contents) != size:
+                raise ProtocolError(f"{member.id} released a share of shape {reply.shape} where {shape} is due.")
+        traffic = Traffic(operations=1, rounds=1)
+        for rank in parties:
+            traffic.count(rank, DRIVER, size)
+        self.costs.note("get", traffic, 0.0)
+        form = Form(RING, shape)
+        shares = [frames.decode_field(form, memoryview(bytearray(reply.contents)), self.ring) for reply in replies]
+        return reconstruct(shares, self.ring)
+
+    def free(self, number: int) -> None:
+        """Let every member forget an object, with the next command."""
+        if number in self._live:
+            self._live.discard(number)
+            self._gone.append(number)
+
+    def sync(self) -> None:
+        """Wait until all commands are done.
+
+        Raises:
+            SessionEndedError: a member was lost or failed.
+            ShareTorchError: what an operation raised.
+        """
+        self._raise_failure()
+        self.ask_all(Sync(self.id), Item)
+        self._raise_failure()
+
+    def close(self) -> None:
+        """End the session: members forget what they hold."""
+        self.ended = True
+        data = wire.encode(Close(self.id))
+        for control in self._controls:
+            with suppress(NetworkError):
+                control.post(SESSION, data)
+        for ears, ear in self._hearing:
+            with suppress(ValueError):
+                ears.remove(ear)
+
+    # What members report
+
+    def _hear(self, payload: bytes) -> None:
+        """Take a notice of a member; runs in the thread that reads its connection."""
+        notice = self._notices.decode(payload)
+        if notice.session != self.id:
+            return
+        if isinstance(notice, Ended):
+            self.fail(self._error_of(notice))
+            return
+        with self._changed:
+            for report in notice.reports:
+                self._take(report)
+            self._changed.notify_all()
+
+    def _take(self, report: Report) -> None:
+        place = report.operation - self._first_under_way
+        if not 0 <= place < len(self._under_way) or self._under_way[place].name != report.name:
+            stray = ProtocolError(f"A member reported an operation {report.name!r} that nobody asked for.")
+            self._failure = self._failure or stray
+            return
+        under_way = self._under_way[place]
+        sender = report.rank
+        for table, offline in ((report.online, False), (report.offline, True)):
+            for receiver, size in table.items():
+                under_way.traffic.count(sender, receiver, size, offline=offline)
+        under_way.rounds = max(under_way.rounds, report.rounds)
+        under_way.seconds = max(under_way.seconds, report.seconds)
+        under_way.missing -= 1
+        while self._under_way and not self._under_way[0].missing:
+            done = self._under_way.popleft()
+            self._first_under_way += 1
+            done.traffic.rounds = done.rounds
+            self.costs.note(done.name, done.traffic, done.seconds)
+
+    def _error_of(self, notice: Ended) -> Exception:
+        """The error that a member's notice stands for, with the line that asked for the operation."""
+        place = notice.operation - self._first_under_way
+        what = None
+        if 0 <= place < len(self._under_way):
+            what = f"{self._under_way[place].name}{self._under_way[place].line}"
+        during = f" during {what}" if what else ""
+        error = error_of(Failed(notice.kind, notice.text), notice.member or "?")
+        if isinstance(error, NetworkError | ProtocolError) or not isinstance(error, ShareTorchError):
+            error = SessionEndedError(
+                f"{notice.text}{during} What the members held is forgotten; share the data again, or resume from a "
+                "checkpoint."
+            )
+        else:
+            error.add_note(f"The session ended{during}; what its members held is forgotten.")
+        if isinstance(error, NetworkError):
+            error.member, error.operation, error.cause = notice.member, what, notice.kind
+        return error
+
+    def _lost(self, control: Control) -> Callable[[Exception], None]:
+        """What to do when the connection to a member ends."""
+
+        def lost(error: Exception) -> None:
+            ended = SessionEndedError(
+                f"{control.peer.id} is lost: {error} The session ended; share the data again once {control.peer.id} is "
+                "back, or resume from a checkpoint."
+            )
+            ended.member, ended.cause = control.peer.id, type(error).__name__
+            self.fail(ended)
+
+        return lost
+
+    def fail(self, error: Exception) -> None:
+        """Note the first error, and let all members end the session."""
+        with self._changed:
+            if self._failure is not None or self.ended:
+                return
+            self._failure, self.ended = error, True
+            self._changed.notify_all()
+        threading.Thread(target=self.close, daemon=True).start()
+
+    def _raise_failure(self) -> None:
+        if self._failure is not None:
+            self.ended = True
+            raise self._failure
+        if self.ended:
+            raise SessionEndedError(f"{self!r} has been closed. Share the data again.")

@@ -1,0 +1,274 @@
+"""Worker processes for tests, and ways to look at them."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from sharetorch.mpc.network import certificates
+from sharetorch.mpc.network.identity import Identity
+from sharetorch.remote.network.client import NetworkedWorker, connect
+from sharetorch.remote.network.server import WorkerServer
+from sharetorch.remote.network.settings import NetworkSettings
+
+QUICK = NetworkSettings(
+    handshake_seconds=2, heartbeat_seconds=0.3, silence_seconds=1.5, connect_seconds=5, request_seconds=30
+)
+"""Short deadlines, for tests that wait for them."""
+
+_PROGRAM = """
+import json, os, signal, sys, threading
+signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
+spec = json.loads(sys.stdin.readline())
+import torch
+import sharetorch
+from sharetorch.mpc.network.identity import Identity
+from sharetorch.remote.network.node import NetworkNode
+from sharetorch.remote.network.server import WorkerServer
+from sharetorch.remote.network.settings import Address, NetworkSettings
+from sharetorch.remote.node import Limits
+torch.set_num_threads(1)
+settings = NetworkSettings(**spec["settings"])
+identity = Identity.load(spec["keys"], spec["id"])
+peers = {id: Address(*address) for id, address in spec["peers"].items()}
+node = NetworkNode(identity, peers, settings, spec["private"], Limits(**spec["limits"]))
+for values, tags in spec["data"]:
+    node.load(torch.tensor(values), tags=tuple(tags))
+sessions = None
+if spec["sessions"]:
+    from sharetorch.remote.network.hosting import SessionHost
+    sessions = SessionHost(node, identity, settings)
+server = WorkerServer(node, identity, "127.0.0.1", spec["port"], settings, sessions)
+server.start()
+print("ready", flush=True)
+threading.Thread(target=lambda: (sys.stdin.read(), os._exit(0)), daemon=True).start()
+server.serve_forever()
+"""
+
+
+def make_keys(folder: Path, *ids: str) -> Path:
+    """A folder with an authority and members."""
+    certificates.make_authority(folder)
+    for id in ids:
+        certificates.issue(folder, id, ["localhost", "127.0.0.1"])
+    return folder
+
+
+def free_port() -> int:
+    """A port nobody has just now."""
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        port: int = sock.getsockname()[1]
+        return port
+
+
+class WorkerProcess:
+    """A worker process.
+
+    Attributes:
+        id: its name.
+        address: host and port.
+        process: the process itself.
+    """
+
+    def __init__(self, id: str, keys: Path, port: int, process: subprocess.Popen[str]) -> None:
+        self.id = id
+        self.keys = keys
+        self.address = ("127.0.0.1", port)
+        self.process = process
+
+    @property
+    def url(self) -> str:
+        """Where it listens."""
+        return f"wss://127.0.0.1:{self.address[1]}"
+
+    def connect(self, identity: str = "me", settings: NetworkSettings | None = None) -> NetworkedWorker:
+        """Connect to it."""
+        return connect(self.url, id=self.id, tls=self.keys, identity=identity, settings=settings)
+
+    def wait(self) -> WorkerProcess:
+        """Wait until it listens."""
+        assert self.process.stdout is not None
+        line = self.process.stdout.readline()
+        assert line == "ready\n", f"{self.id} did not start: {line!r}"
+        return self
+
+    @property
+    def alive(self) -> bool:
+        """Whether the process runs."""
+        return self.process.poll() is None
+
+    def resident(self) -> int:
+        """Bytes of memory it has."""
+        status = Path(f"/proc/{self.process.pid}/statm").read_text().split()
+        return int(status[1]) * os.sysconf("SC_PAGE_SIZE")
+
+    def stop(self) -> None:
+        """End it."""
+        self.process.kill()
+        self.process.wait(10)
+        for pipe in (self.process.stdin, self.process.stdout):
+            if pipe is not None:
+                pipe.close()
+
+
+def start_worker(
+    id: str,
+    keys: Path,
+    port: int = 0,
+    peers: Mapping[str, tuple[str, int]] | None = None,
+    settings: Mapping[str, Any] | None = None,
+    limits: Mapping[str, int] | None = None,
+    data: Any = (),
+    private: bool = True,
+    sessions: bool = False,
+) -> WorkerProcess:
+    """Start a worker process; ``wait`` of it waits until it listens.
+
+    Args:
+        id: its name, of which ``keys`` has a certificate.
+        keys: folder with keys.
+        port: where it listens; a free one if not given.
+        peers: addresses of other workers.
+        settings: of ``NetworkSettings``.
+        limits: of ``Limits``.
+        data: pairs of values and tags that the worker holds from the start.
+        private: as of ``Node``.
+        sessions: whether it takes part in sessions.
+    """
+    port = port or free_port()
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(
+        [sys.executable, "-P", "-c", _PROGRAM],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env=environment,
+    )
+    spec = {
+        "id": id, "keys": str(keys), "port": port, "peers": dict(peers or {}), "settings": dict(settings or {}),
+        "limits": dict(limits or {}), "data": list(data), "private": private, "sessions": sessions,
+    }  # fmt: skip
+    assert process.stdin is not None
+    process.stdin.write(json.dumps(spec) + "\n")
+    process.stdin.flush()
+    return WorkerProcess(id, keys, port, process)
+
+
+def start_group(ids: tuple[str, ...], keys: Path, **options: Any) -> dict[str, WorkerProcess]:
+    """Start workers that know each other."""
+    addresses = {id: ("127.0.0.1", free_port()) for id in ids}
+    made = {
+        id: start_worker(
+            id, keys, addresses[id][1], {other: address for other, address in addresses.items() if other != id},
+            **options,
+        )
+        for id in ids
+    }  # fmt: skip
+    for worker in made.values():
+        worker.wait()
+    return made
+
+
+@contextlib.contextmanager
+def served(node: Any, keys: Path, id: str, settings: NetworkSettings = QUICK, **options: Any) -> Iterator[WorkerServer]:
+    """A node served by this process."""
+    server = WorkerServer(node, Identity.load(keys, id), "127.0.0.1", 0, settings, **options).start()
+    try:
+        yield server
+    finally:
+        server.stop()
+
+
+def until(condition: Callable[[], bool], seconds: float = 10.0) -> bool:
+    """Wait until something holds; tells whether it does."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.01)
+    return True
+
+
+class Proxy:
+    """Passes bytes on between a client and a server, counts them, and can stop, break or delay doing so.
+
+    Attributes:
+        address: where it listens.
+        forward: bytes from client to server.
+        backward: bytes from server to client.
+    """
+
+    def __init__(self, target: tuple[str, int]) -> None:
+        self._target = target
+        self._listening = socket.create_server(("127.0.0.1", 0))
+        self.address: tuple[str, int] = self._listening.getsockname()
+        self.forward = self.backward = 0
+        self._flowing = threading.Event()
+        self._flowing.set()
+        self._sockets: list[socket.socket] = []
+        threading.Thread(target=self._run, daemon=True).start()
+
+    @property
+    def url(self) -> str:
+        """As the address of a worker."""
+        return f"wss://127.0.0.1:{self.address[1]}"
+
+    def _run(self) -> None:
+        while True:
+            try:
+                client, _ = self._listening.accept()
+                server = socket.create_connection(self._target)
+            except OSError:
+                return
+            for sock in (client, server):
+                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            self._sockets += [client, server]
+            threading.Thread(target=self._pass, args=(client, server, True), daemon=True).start()
+            threading.Thread(target=self._pass, args=(server, client, False), daemon=True).start()
+
+    def _pass(self, source: socket.socket, target: socket.socket, forward: bool) -> None:
+        with contextlib.suppress(OSError):
+            while data := source.recv(1 << 16):
+                self._flowing.wait()
+                if forward:
+                    self.forward += len(data)
+                else:
+                    self.backward += len(data)
+                target.sendall(data)
+        for sock in (source, target):
+            with contextlib.suppress(OSError):
+                sock.shutdown(socket.SHUT_RDWR)
+
+    def pause(self) -> None:
+        """Pass nothing on, as if the network were gone; nobody is told."""
+        self._flowing.clear()
+
+    def resume(self) -> None:
+        """Go on."""
+        self._flowing.set()
+
+    def cut(self) -> None:
+        """Break all connections."""
+        for sock in self._sockets:
+            with contextlib.suppress(OSError):
+                sock.shutdown(socket.SHUT_RDWR)
+
+    def close(self) -> None:
+        """Stop."""
+        with contextlib.suppress(OSError):
+            self._listening.shutdown(socket.SHUT_RDWR)
+        self._listening.close()
+        self.resume()
+        self.cut()
+        for sock in self._sockets:
+            sock.close()
