@@ -114,6 +114,9 @@ class Session(ABC):
     def sync(self) -> None:  # noqa: B027 (nothing waits where every command is done at once)
         """Wait until all commands are done, and raise what went wrong."""
 
+    def close(self) -> None:  # noqa: B027 (members of this process forget when their handles go)
+        """End the session: its members forget what they hold."""
+
     def names(self) -> dict[int, str]:
         """Member ids by rank, the driver included."""
         return {DRIVER: "driver", **{rank: member.id for rank, member in enumerate(self._members)}}

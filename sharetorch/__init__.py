@@ -14,7 +14,7 @@ from sharetorch.mpc.errors import ShareTorchError
 from sharetorch.mpc.paillier import PaillierTensor, keygen
 from sharetorch.mpc.tensor.fixed_precision import FixedPrecisionTensor
 from sharetorch.mpc.tensor.shared import SharedTensor
-from sharetorch.mpc.tensor.sharing import DriverIsProviderWarning
+from sharetorch.mpc.tensor.sharing import DriverIsProviderWarning, sessions
 from sharetorch.nn.linalg import DASH, EncryptedLinearRegression
 from sharetorch.options import local_worker
 from sharetorch.profiling import Profile, debug, profile
@@ -41,6 +41,9 @@ from sharetorch.remote.plans import (
 from sharetorch.remote.sandbox import create_sandbox, make_hook
 from sharetorch.tutorial_names import hook as hook
 from sharetorch.tutorial_names import torch as torch
+
+sync = sessions.sync
+"""Wait until every command given to workers on other machines is done, and raise what went wrong."""
 
 AdditiveSharingTensor = SharedTensor
 AutogradTensor = SharedTensor
@@ -99,6 +102,7 @@ __all__ = [
     "profile",
     "save_checkpoint",
     "serde",
+    "sync",
 ]
 
 install()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -46,6 +47,24 @@ class Sessions:
                 watcher(known)
         return known
 
+    def sync(self) -> None:
+        """Wait until every command given so far is done, in all sessions, and raise what went wrong.
+
+        Raises:
+            SessionEndedError: a member on another machine was lost or failed.
+            ShareTorchError: what an operation there raised.
+        """
+        for session in list(self._open.values()):
+            if not session.ended:
+                session.sync()
+
+    def close(self) -> None:
+        """End all sessions: their members forget what they hold."""
+        for session in self._open.values():
+            if not session.ended:
+                session.close()
+        self._open.clear()
+
     @contextmanager
     def watched(self, watcher: Callable[[Session], None]) -> Iterator[None]:
         """Call ``watcher`` with every session open now, and with those made inside the block."""
@@ -61,6 +80,7 @@ class Sessions:
 
 sessions = Sessions()
 """All sessions of this process."""
+atexit.register(sessions.close)
 
 
 def runtime_of(*members: Member) -> Callable[..., Session]:

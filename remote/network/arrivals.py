@@ -141,7 +141,9 @@ class Arrivals:
         Raises:
             DeadlineExceededError: it did not come in time.
             MalformedRequestError: it has another shape.
+            LimitExceededError: it would be too large.
         """
+        self.count(item.shape)
         key = item.owner, item.number
 
         def complete() -> bool:

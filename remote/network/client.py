@@ -291,6 +291,10 @@ class NetworkedWorker(Worker):
         """The way to another worker from here: a program commands workers of other processes, and is none of them."""
         return workers.local().link(name)
 
+    def search(self, query: Any = (), *tags: str) -> list[Any]:
+        """Find objects of this worker: as ``Worker.search``, with further tags an object must all have."""
+        return super().search(query if not tags else [*([query] if isinstance(query, str) else query), *tags])
+
     def request_search(self, query: Any, location: Any) -> list[Any]:
         """Find objects of another worker."""
         found: list[Any] = location.search(query)

@@ -5,9 +5,10 @@ share and learns no value. The owner lets go of shares only for sessions in whic
 parties its policy trusts; with the shares goes the policy that says to whom results may be released, and every party
 keeps to it (``mpc/release.py``). What the driver gets is a handle.
 
-1. The driver announces the object to all members: ``Expect``. The parties wait for it.
-2. It asks the owner: the method ``contribute``, with the session's document and id.
-3. The owner sends each party its ``Deposit``. The driver's commands go on behind it.
+1. The driver asks the owner: the method ``contribute``, with the session's document and id. A refusal ends it here, and
+   the session goes on.
+2. The owner sends each party its ``Deposit``.
+3. The driver announces the object to all members: ``Expect``. The parties wait for it; further commands go on behind it.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from sharetorch.mpc.errors import (
     GetNotPermittedError,
     MalformedRequestError,
     MembersError,
+    NetworkError,
     UnsupportedOperationError,
 )
 from sharetorch.mpc.labels import source
@@ -33,7 +35,7 @@ from sharetorch.mpc.policy import OPEN, PRIVATE, Policy
 from sharetorch.mpc.protocols.suite import SUITES
 from sharetorch.mpc.randomness import fresh_stream
 from sharetorch.mpc.ring import Ring, ring_of
-from sharetorch.mpc.session import Session
+from sharetorch.mpc.session import Session, new_id
 from sharetorch.mpc.share import split
 from sharetorch.mpc.tensor import sharing
 from sharetorch.mpc.tensor.fixed_precision import FixedPrecisionTensor
@@ -78,17 +80,29 @@ def contribute(
 
     Raises:
         GetNotPermittedError: the owner's policy does not allow it.
-        NetworkError: somebody cannot be reached.
+        NetworkError: somebody cannot be reached; the session has ended.
     """
     session = sharing.session_for(parties, crypto_provider, field, protocol)
     if not isinstance(session, NetworkedSession):
         raise MembersError("The data is at a worker on another machine; share it with workers that st.connect gave.")
-    number = session.expect(pointer.handle.link.worker.id, list(pointer.shape))
+    session.sync()  # all members are there, or the owner is not asked
+    number = new_id()
+    gradients = options.pop("requires_grad", None)
     try:
-        return pointer.invoke("contribute", session.document.canonical(), session.fresh, number, options)
-    except Exception as error:
-        session.fail(error)
+        made = pointer.invoke("contribute", session.document.canonical(), session.fresh, number, options)
+    except NetworkError as error:
+        session.fail(error)  # a part of the shares may be on its way
         raise
+    _announce(session, pointer, number)
+    return made.requires_grad_() if gradients and made.dtype.is_floating_point else made
+
+
+def _announce(session: NetworkedSession, pointer: PointerTensor, number: int) -> None:
+    """Let the members wait for what the owner has sent."""
+    owner, shape = pointer.handle.link.worker.id, list(pointer.shape)
+    with session._sending:
+        session._post(Expect(session.id, session._begin("contribute"), number, owner, shape))
+    session.adopt([number])
 
 
 # The owner
@@ -132,7 +146,7 @@ def _contribute(
     session = session_id(agreed, fresh)
     parties = [entry.id for entry in agreed.members[: agreed.parties]]
     policy = policy_for(node, record, call, parties)
-    unknown = sorted(set(options) - {"precision", "truncation", "requires_grad"})
+    unknown = sorted(set(options) - {"precision", "truncation"})
     if unknown or type(record.value) not in (torch.Tensor, torch.nn.Parameter, FixedPrecisionTensor):
         raise MalformedRequestError(
             f"Object {record.number} of {node.id}, a {type(record.value).__name__}, cannot be shared with the options "

@@ -232,7 +232,7 @@ class HostedSession:
         try:
             reply = HANDLERS[type(item)](self, member, item)
         except Exception as error:
-            self.host.node.audit.note(call, type(error).__name__)
+            self.host.node.audit.note(call, failure(error).kind)
             refuse(self.control, number, error)
             if not isinstance(error, HARMLESS):
                 raise
@@ -274,6 +274,7 @@ class HostedSession:
     def elements(self, member: Member, contents: memoryview, shape: Sequence[int]) -> Elements:
         """A share from its bytes; at the provider an empty tensor on ``meta``."""
         if member.party.is_provider:
+            self.arrivals.count(shape)
             return torch.empty(tuple(shape), dtype=torch.int64, device="meta")
         return frames.decode_field(Form(RING, tuple(shape)), contents, self.ring)
 
@@ -338,7 +339,7 @@ class HostedSession:
             self.control.post(NOTICE, wire.encode(ended))
         call = Call(self.control.peer.id)
         call.request = f"session ended in operation {self._operation}"
-        self.host.node.audit.note(call, type(error).__name__)
+        self.host.node.audit.note(call, failed.kind)
         self._burn(note)
         self._refuse_rest(SessionEndedError(reason))
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import ssl
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from sharetorch.mpc.errors import (
     ConnectionLostError,
@@ -51,6 +52,14 @@ _REMEMBERED = 256
 """Sessions that have ended whose reasons are kept."""
 
 
+class _Proposal(NamedTuple):
+    """What this worker has contributed to a session that is not open yet, when, and for whom."""
+
+    fresh: bytes
+    time: float
+    sender: str
+
+
 class SessionHost:
     """All sessions in which a worker takes part.
 
@@ -76,7 +85,7 @@ class SessionHost:
         self.peers = peers or {}
         self.state = state
         self._decoder = wire.Decoder(ToMember, node)
-        self._proposals: dict[tuple[int, bytes], tuple[bytes, float]] = {}
+        self._proposals: dict[tuple[int, bytes], _Proposal] = {}
         self._sessions: dict[bytes, HostedSession] = {}
         self._over: dict[bytes, str] = {}
         self._early = 0
@@ -124,20 +133,22 @@ class SessionHost:
 
     def _propose(self, control: Control, item: Propose) -> Fresh:
         self._check(item.document)
-        open_now = sum(session.control.peer.id == control.peer.id for session in self._sessions.values())
-        self._forget_old_proposals()
-        if open_now + len(self._proposals) >= self.settings.max_sessions_per_principal:
-            raise LimitExceededError(
-                f"{control.peer.id} has {open_now} sessions at {self.node.id}, whose limit is "
-                f"{self.settings.max_sessions_per_principal}. Close some first."
-            )
+        sender, now = control.peer.id, time.monotonic()
         fresh = system_entropy(handshake.FRESH_BYTES)
-        self._proposals[id(control), item.document.canonical()] = fresh, time.monotonic()
+        with self._changed:
+            self._keep_proposals(lambda key, found: found.time >= now - self.settings.connect_seconds)
+            open_now = sum(session.control.peer.id == sender for session in self._sessions.values())
+            proposed = sum(found.sender == sender for found in self._proposals.values())
+            if open_now + proposed >= self.settings.max_sessions_per_principal:
+                raise LimitExceededError(
+                    f"{sender} has {open_now} sessions at {self.node.id} and has proposed {proposed}; the limit is "
+                    f"{self.settings.max_sessions_per_principal}. Close some first."
+                )
+            self._proposals[id(control), item.document.canonical()] = _Proposal(fresh, now, sender)
         return Fresh(fresh)
 
-    def _forget_old_proposals(self) -> None:
-        oldest = time.monotonic() - self.settings.connect_seconds
-        self._proposals = {key: found for key, found in self._proposals.items() if found[1] >= oldest}
+    def _keep_proposals(self, fits: Callable[[tuple[int, bytes], _Proposal], bool]) -> None:
+        self._proposals = {key: found for key, found in self._proposals.items() if fits(key, found)}
 
     def _check(self, document: SessionDocument) -> None:
         """Refuse a document in which this worker would not take part as itself, or that no session can have."""
@@ -167,11 +178,12 @@ class SessionHost:
             raise LimitExceededError(f"{document.round_seconds} s for a message; that is not for {self.node.id}.")
 
     def _open(self, control: Control, number: int, item: Open) -> None:
-        mine = self._proposals.pop((id(control), item.document.canonical()), None)
+        with self._changed:
+            mine = self._proposals.pop((id(control), item.document.canonical()), None)
         rank = next(i for i, entry in enumerate(item.document.members) if entry.id == self.identity.id) if mine else 0
         lengths = {len(fresh) for fresh in item.fresh}
         fits = len(item.fresh) == len(item.document.members) and lengths == {handshake.FRESH_BYTES}
-        if mine is None or not fits or item.fresh[rank] != mine[0]:
+        if mine is None or not fits or item.fresh[rank] != mine.fresh:
             raise HandshakeError(f"{self.node.id} has not agreed to this session. Propose it first.")
         session = HostedSession(self, control, item.document, handshake.session_id(item.document, item.fresh), rank)
         with self._changed:
@@ -211,14 +223,16 @@ class SessionHost:
                 lost = ConnectionLostError(f"The driver {control.peer.id} has closed its connection or gone silent.")
                 lost.member = control.peer.id
                 session.stop(lost)
-        self._proposals = {key: found for key, found in self._proposals.items() if key[0] != id(control)}
+        with self._changed:
+            self._keep_proposals(lambda key, found: key[0] != id(control))
 
     def over(self, session: HostedSession, reason: str) -> None:
         """Forget a session that has ended."""
-        self._sessions.pop(session.id, None)
-        self._over[session.id] = reason
-        while len(self._over) > _REMEMBERED:
-            del self._over[next(iter(self._over))]
+        with self._changed:
+            self._sessions.pop(session.id, None)
+            self._over[session.id] = reason
+            while len(self._over) > _REMEMBERED:
+                del self._over[next(iter(self._over))]
 
     def stop(self) -> None:
         """End all sessions."""

@@ -395,7 +395,7 @@ class NetworkedSession(Session):
         what = None
         if 0 <= place < len(self._under_way):
             what = f"{self._under_way[place].name}{self._under_way[place].line}"
-        during = f" during {what}" if what else ""
+        during = f" It was at {what}." if what else ""
         error = error_of(Failed(notice.kind, notice.text), notice.member or "?")
         if isinstance(error, NetworkError | ProtocolError) or not isinstance(error, ShareTorchError):
             error = SessionEndedError(
@@ -403,7 +403,7 @@ class NetworkedSession(Session):
                 "checkpoint."
             )
         else:
-            error.add_note(f"The session ended{during}; what its members held is forgotten.")
+            error.add_note(f"The session ended.{during} What its members held is forgotten.")
         if isinstance(error, NetworkError):
             error.member, error.operation, error.cause = notice.member, what, notice.kind
         return error

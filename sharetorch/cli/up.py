@@ -206,8 +206,8 @@ def _announce(args: argparse.Namespace, parties: tuple[str, ...], addresses: Map
         "",
         f"In another terminal:  python examples/encrypted_mnist.py --parties {path}",
         "In a script:",
-        "    from sharetorch.remote.network.group import load_group",
-        f"    parties, provider = load_group({str(path)!r}).connect()",
+        "    import sharetorch as st",
+        f"    parties, provider = st.load_group({str(path)!r}).connect()",
         "    x.share(*parties, crypto_provider=provider)",
         "These are keys for trying out: they protect nothing. Ctrl-C stops all.",
     ]

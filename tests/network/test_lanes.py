@@ -78,18 +78,20 @@ class Party:
         self.port = port
         self.processes = list(processes)
         self._ready = 0
-        for process in processes:
-            threading.Thread(target=self._read, args=(process,), daemon=True).start()
+        self._readers = [threading.Thread(target=self._read, args=(process,), daemon=True) for process in processes]
+        for reader in self._readers:
+            reader.start()
         self._count = count
 
     def _read(self, process: subprocess.Popen[str]) -> None:
         assert process.stdout is not None
         for line in process.stdout:
-            self._ready += f"{self.id} is ready" in line
+            self._ready += line.count(f"{self.id} is ready")
 
     def wait(self) -> None:
         """Wait until all ranks listen."""
-        assert until(lambda: self._ready == self._count, START_SECONDS), f"{self.id}: {self._ready} ready"
+        until(lambda: self._ready == self._count or any(p.poll() is not None for p in self.processes), START_SECONDS)
+        assert self._ready == self._count, f"{self.id}: {self._ready} ready"
 
     def stop(self) -> None:
         """End everything."""
@@ -97,6 +99,10 @@ class Party:
             with suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
             process.wait()
+        for process, reader in zip(self.processes, self._readers, strict=True):
+            reader.join()
+            assert process.stdout is not None
+            process.stdout.close()
 
     def connect(self, keys: Path, settings: NetworkSettings = SETTINGS) -> NetworkedWorker:
         """A connection to rank 0."""
@@ -110,8 +116,7 @@ def start(id: str, ports: dict[str, int], keys: Path, torchrun: bool, count: int
     for other, port in ports.items():
         worker += ["--peer", f"{other}={Address('127.0.0.1', port)}"]
     environment = os.environ | {
-        "PYTHONPATH": os.pathsep.join(sys.path), "PYTHONSAFEPATH": "1", "OMP_NUM_THREADS": "1",
-        "SHARETORCH_ROUND": str(ROUND_SECONDS),
+        "PYTHONPATH": os.pathsep.join(sys.path), "PYTHONSAFEPATH": "1", "OMP_NUM_THREADS": "1"
     }  # fmt: skip
     meeting = str(free_ports(1))
     if torchrun:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import queue
 import socket
 import subprocess
 import sys
@@ -27,11 +28,14 @@ QUICK = NetworkSettings(
 
 _PROGRAM = """
 import json, os, signal, sys, threading
+from pathlib import Path
 signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
 spec = json.loads(sys.stdin.readline())
 import torch
 import sharetorch
 from sharetorch.mpc.network.identity import Identity
+from sharetorch.remote.network import sources
+from sharetorch.remote.network.audit_file import AuditFile
 from sharetorch.remote.network.node import NetworkNode
 from sharetorch.remote.network.server import WorkerServer
 from sharetorch.remote.network.settings import Address, NetworkSettings
@@ -43,6 +47,10 @@ peers = {id: Address(*address) for id, address in spec["peers"].items()}
 node = NetworkNode(identity, peers, settings, spec["private"], Limits(**spec["limits"]))
 for values, tags in spec["data"]:
     node.load(torch.tensor(values), tags=tuple(tags))
+if spec["audit"]:
+    node.audit.sinks.append(AuditFile(Path(spec["audit"]), spec["id"], sync_seconds=None))
+if spec["sources"]:
+    node.shelf = sources.put(node, sources.sources_of(spec["sources"]))
 sessions = None
 if spec["sessions"]:
     from sharetorch.remote.network.hosting import SessionHost
@@ -131,6 +139,8 @@ def start_worker(
     data: Any = (),
     private: bool = True,
     sessions: bool = False,
+    sources: Any = (),
+    audit: Path | None = None,
 ) -> WorkerProcess:
     """Start a worker process; ``wait`` of it waits until it listens.
 
@@ -144,6 +154,8 @@ def start_worker(
         data: pairs of values and tags that the worker holds from the start.
         private: as of ``Node``.
         sessions: whether it takes part in sessions.
+        sources: data sets, as in a configuration.
+        audit: file of the audit.
     """
     port = port or free_port()
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
@@ -157,6 +169,7 @@ def start_worker(
     spec = {
         "id": id, "keys": str(keys), "port": port, "peers": dict(peers or {}), "settings": dict(settings or {}),
         "limits": dict(limits or {}), "data": list(data), "private": private, "sessions": sessions,
+        "sources": list(sources), "audit": str(audit or ""),
     }  # fmt: skip
     assert process.stdin is not None
     process.stdin.write(json.dumps(spec) + "\n")
@@ -164,18 +177,25 @@ def start_worker(
     return WorkerProcess(id, keys, port, process)
 
 
-def start_group(ids: tuple[str, ...], keys: Path, **options: Any) -> dict[str, WorkerProcess]:
-    """Start workers that know each other."""
+def start_group(
+    ids: tuple[str, ...], keys: Path, each: Mapping[str, Mapping[str, Any]] | None = None, **options: Any
+) -> dict[str, WorkerProcess]:
+    """Start workers that know each other; ``each`` has options of single ones."""
     addresses = {id: ("127.0.0.1", free_port()) for id in ids}
     made = {
         id: start_worker(
             id, keys, addresses[id][1], {other: address for other, address in addresses.items() if other != id},
-            **options,
+            **options, **(each or {}).get(id, {}),
         )
         for id in ids
     }  # fmt: skip
-    for worker in made.values():
-        worker.wait()
+    try:
+        for worker in made.values():
+            worker.wait()
+    except BaseException:
+        for worker in made.values():
+            worker.stop()
+        raise
     return made
 
 
@@ -199,6 +219,32 @@ def until(condition: Callable[[], bool], seconds: float = 10.0) -> bool:
     return True
 
 
+class _Late:
+    """Sends what it is given a while later, however much is on its way."""
+
+    def __init__(self, target: socket.socket, delay: float) -> None:
+        self._target, self._delay = target, delay
+        self._queue: queue.SimpleQueue[tuple[float, bytes]] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+
+    def put(self, data: bytes) -> None:
+        self._queue.put((time.monotonic() + self._delay, data))
+
+    def finish(self) -> None:
+        self.put(b"")
+        self._thread.join(10)
+
+    def _run(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                due, data = self._queue.get()
+                time.sleep(max(0.0, due - time.monotonic()))
+                if not data:
+                    return
+                self._target.sendall(data)
+
+
 class Proxy:
     """Passes bytes on between a client and a server, counts them, and can stop, break or delay doing so.
 
@@ -206,10 +252,12 @@ class Proxy:
         address: where it listens.
         forward: bytes from client to server.
         backward: bytes from server to client.
+        delay: seconds by which bytes come later, in each direction; set before a connection is made.
     """
 
-    def __init__(self, target: tuple[str, int]) -> None:
+    def __init__(self, target: tuple[str, int], delay: float = 0.0) -> None:
         self._target = target
+        self.delay = delay
         self._listening = socket.create_server(("127.0.0.1", 0))
         self.address: tuple[str, int] = self._listening.getsockname()
         self.forward = self.backward = 0
@@ -238,13 +286,19 @@ class Proxy:
 
     def _pass(self, source: socket.socket, target: socket.socket, forward: bool) -> None:
         with contextlib.suppress(OSError):
+            late = _Late(target, self.delay) if self.delay else None
             while data := source.recv(1 << 16):
                 self._flowing.wait()
                 if forward:
                     self.forward += len(data)
                 else:
                     self.backward += len(data)
-                target.sendall(data)
+                if late is None:
+                    target.sendall(data)
+                else:
+                    late.put(data)
+            if late is not None:
+                late.finish()
         for sock in (source, target):
             with contextlib.suppress(OSError):
                 sock.shutdown(socket.SHUT_RDWR)
