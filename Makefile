@@ -13,7 +13,7 @@ ONE_THREAD := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 NUMBA_NUM_THREADS=1
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help train infer test bench lint check docs clean
+.PHONY: help train infer test bench bench-network lint check docs clean
 
 help:
 	@echo "make train   train on secret-shared MNIST, with a plaintext twin beside it"
@@ -22,6 +22,7 @@ help:
 	@echo "make lint    ruff and mypy --strict"
 	@echo "make check   lint and test"
 	@echo "make bench   benchmarks, results in benchmarks/results"
+	@echo "make bench-network   benchmarks between processes, beside CrypTen; ARGS goes to bench_network.py"
 	@echo "make docs    build the documentation, warnings are errors"
 	@echo "make clean   remove what was built, .venv too"
 	@echo 'ARGS="..." passes more options to the script, pytest or Sphinx.'
@@ -47,6 +48,11 @@ bench: $(VENV)/.installed-dev $(VENV)/.installed-examples
 	mkdir -p benchmarks/results
 	$(VENV)/bin/pytest benchmarks --benchmark-only --benchmark-json=benchmarks/results/latest.json $(ARGS)
 	$(PY) benchmarks/table.py benchmarks/results/latest.json docs/benchmarks_table.md
+
+bench-network: $(VENV)/.installed-dev $(VENV)/.installed-examples
+	$(PY) benchmarks/bench_network.py --json benchmarks/results/network-latest.json $(ARGS)
+	$(PY) benchmarks/bench_transports.py --json benchmarks/results/network-transports.json
+	$(PY) benchmarks/network_table.py benchmarks/results/network-latest.json benchmarks/results/network-transports.json docs/benchmarks_network.md
 
 lint: $(VENV)/.installed-dev $(VENV)/.installed-examples $(VENV)/.installed-data
 	$(PY) -m ruff check .

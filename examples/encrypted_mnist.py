@@ -3,8 +3,8 @@
 Two parties, alice and bob, hold shares of the images, the labels and the model; a crypto provider deals correlated
 randomness. Nobody sees an image, a label or a weight. The driver, this script, learns the mean loss of every ten
 batches and the accuracy; with --save the model's owner gets the trained weights as well. All members run in this
-process here, or with --parties as processes of their own. With --plain the same model is trained in plaintext too,
-from the same weights on the same batches.
+process here, or with --parties as processes of their own; where these have several ranks, each computes a part of the
+batch. With --plain the same model is trained in plaintext too, from the same weights on the same batches.
 
     python examples/encrypted_mnist.py --plain
     python examples/encrypted_mnist.py --parties group.toml
@@ -22,6 +22,7 @@ import torch
 from common import Cost, Parties
 from torch import nn
 
+import sharetorch as st
 from sharetorch.datasets import Dataset
 
 
@@ -70,12 +71,13 @@ def train_encrypted(model: nn.Module, data: Dataset, parties: Parties, args: arg
     with common.measured_shared() as sharing:
         parties.share(model)
         images, targets = parties.share(data.train_images), parties.share(common.one_hot(data.train_labels))
+    network = st.DataParallel(model)
     with common.measured_shared() as training:
-        losses = common.train(model, images, targets, epochs, args, common.reveal_shared, "encrypted")
+        losses = common.train(network, images, targets, epochs, args, common.reveal_shared, "encrypted")
     del images, targets
     with common.measured_shared() as test:
         images, labels = parties.share(data.test_images), parties.share(data.test_labels)
-        accuracy = common.accuracy(model, images, labels, common.reveal_shared, "encrypted test")
+        accuracy = common.accuracy(network, images, labels, common.reveal_shared, "encrypted test")
     return Run(accuracy, losses, sharing, training, test)
 
 

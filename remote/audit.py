@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -50,6 +51,7 @@ class Audit:
         self.total = 0
         self.sinks: list[Callable[[Entry], None]] = []
         self._trouble: str | None = None
+        self._telling = threading.Lock()  # requests to the node, and each session, are served by threads of their own
         self._entries: deque[tuple[float, Call, str]] = deque(maxlen=length)
 
     def note(self, call: Call, outcome: str) -> None:
@@ -60,7 +62,8 @@ class Audit:
         now = time.time()
         self._entries.append((now, call, outcome))
         if self.sinks:
-            self._tell(Entry(now, call.sender, call.user, call.request, tuple(call.objects), outcome))
+            with self._telling:
+                self._tell(Entry(now, call.sender, call.user, call.request, tuple(call.objects), outcome))
 
     def _tell(self, entry: Entry) -> None:
         self._trouble = None

@@ -7,6 +7,7 @@ silent, when the caller may not read its operands.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -35,14 +36,42 @@ _LITERALS = frozenset({int, float, bool, str, complex, type(None)})
 class Operands:
     """The objects one operation works on.
 
+    Args:
+        node: who holds them.
+        call: the request.
+        results: numbers for what comes to be; none lets the node choose.
+
     Attributes:
         records: each object once for every time it was named.
     """
 
-    def __init__(self, node: Node, call: Call) -> None:
+    def __init__(self, node: Node, call: Call, results: Sequence[int] = ()) -> None:
         self._node = node
         self._call = call
+        self._chosen = bool(results)
+        self._results = list(results)
         self.records: list[Record] = []
+
+    def number(self) -> int | None:
+        """The number of the next result; None lets the node choose.
+
+        Raises:
+            MalformedRequestError: there are more results than numbers.
+        """
+        if not self._chosen:
+            return None
+        if not self._results:
+            raise MalformedRequestError("The operation gives more results than the request has numbers for them.")
+        return self._results.pop(0)
+
+    def require_all_used(self) -> None:
+        """Refuse numbers for results that there are not.
+
+        Raises:
+            MalformedRequestError: some are left.
+        """
+        if self._results:
+            raise MalformedRequestError(f"The request has {len(self._results)} numbers too many for its results.")
 
     def tensor(self, ref: Ref) -> Tensor:
         """The tensor a ``Ref`` names.
@@ -131,7 +160,7 @@ def execute(node: Node, request: Execute, call: Call) -> Made:
     if request.forget:
         delete(node, request.forget, call)
     operator = operators.find(request.operator)
-    operands = Operands(node, call)
+    operands = Operands(node, call, request.results)
     args = [
         value if type(value) in _NUMBERS else operands.resolve(value, operator, place)
         for place, value in enumerate(request.args)
@@ -155,9 +184,10 @@ def run(
     if operator.writes:
         _note_writes(node, operator, args, kwargs, operands, restriction)
     if operator.in_place and args and result is args[0]:
+        operands.require_all_used()
         return _WRITTEN
     if not isinstance(result, (list, tuple)):
-        return Made([_keep(node, result, operands, restriction, call)], "one")
+        return Made(_keep_all(node, [result], operands, restriction, call), "one")
     return Made(_keep_all(node, result, operands, restriction, call), "several")
 
 
@@ -240,7 +270,9 @@ def _keep_all(
     """Hold all results, or none."""
     before = len(call.made)
     try:
-        return [_keep(node, value, operands, restriction, call) for value in results]
+        metas = [_keep(node, value, operands, restriction, call) for value in results]
+        operands.require_all_used()
+        return metas
     except Exception:
         for number in call.made[before:]:
             node.objects.pop(number, None)
@@ -270,10 +302,11 @@ def _keep(node: Node, value: Any, operands: Operands, restriction: frozenset[str
     base = operands.base_of(memory)
     if base is not None:
         base.readers.narrow(restriction)
-        record = node.keep(value, call.sender, base.readers)
+        record = node.keep(value, call.sender, base.readers, operands.number())
     else:
         # Kernels give parts of larger memory at times, with what others left there: a result has memory of its own.
         alone = value if memory is None or memory.nbytes() <= size else value.clone()
-        record = node.keep(alone, call.sender, None if restriction is None else Readers(restriction))
+        readers = None if restriction is None else Readers(restriction)
+        record = node.keep(alone, call.sender, readers, operands.number())
     call.made.append(record.number)
     return record.meta()

@@ -68,12 +68,14 @@ class Execute(Message, frozen=True, tag="execute"):
         args: its arguments, objects as ``Ref``.
         kwargs: its keyword arguments.
         forget: numbers of objects to delete first, as by ``Forget``.
+        results: numbers of the objects that come to be, free ones, in order; empty lets the worker choose.
     """
 
     operator: str
     args: list[Any]
     kwargs: dict[str, Any]
     forget: list[int] = []
+    results: list[int] = []
 
 
 class Invoke(Message, frozen=True, tag="invoke"):

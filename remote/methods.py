@@ -23,12 +23,22 @@ Method = Callable[..., Any]
 METHODS: dict[str, Method] = {}
 """``method(node, record, call, *args, **kwargs)`` by name; the result becomes an object as secret as its origin."""
 
+_HANDLES: set[str] = set()
+"""Methods whose result holds no value of its origin, and is the caller's to fetch."""
 
-def method(name: str) -> Callable[[Method], Method]:
-    """Register a method."""
+
+def method(name: str, handle: bool = False) -> Callable[[Method], Method]:
+    """Register a method.
+
+    Args:
+        name: as requests name it.
+        handle: whether the result is a mere handle, which tells nothing of the object's values.
+    """
 
     def register(function: Method) -> Method:
         METHODS[name] = function
+        if handle:
+            _HANDLES.add(name)
         return function
 
     return register
@@ -45,7 +55,7 @@ def invoke(node: Node, request: Invoke, call: Call) -> Made:
         )
     record = usable(node, request.number, call)
     value = found(node, record, call, *request.args, **request.kwargs)
-    names = record.readers.names
+    names = None if request.method in _HANDLES else record.readers.names
     return made(node.keep(value, call.sender, None if names is None else Readers(names)))
 
 

@@ -86,8 +86,7 @@ class PointerTensor(Claimed, torch.Tensor):
         operands = Operands(func, PointerTensor, args, kwargs)
         if operands.link is None:
             raise UnsupportedOperationError(f"{func} has no operand at a worker{user_line()}.")
-        link = operands.link
-        reply: Made = link.request(Execute(name, operands.packed, operands.named, link.pending()))
+        reply: Made = operands.link.operate(name, operands)
         if reply.form == "written" and not reshapes:
             return args[0]
         results = [operands.result(meta, pointer_to) for meta in reply.results]

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from sharetorch.mpc.errors import TensorsNotCollocatedException
 from sharetorch.mpc.tensor.location import user_line
-from sharetorch.remote import operators
+from sharetorch.remote import forecasts, operators
 from sharetorch.remote.messages import Execute, Meta
 from sharetorch.remote.node import Link
 from sharetorch.remote.wire import Ref, Seen
@@ -137,6 +137,7 @@ class Operands:
         link: the way to the worker; None if there is no pointer.
         packed: the arguments with pointers replaced by numbers.
         named: the keyword arguments likewise.
+        forms: what is public about the objects, in this order, where the link works ahead.
 
     Raises:
         TensorsNotCollocatedException: tensors at several places.
@@ -147,6 +148,7 @@ class Operands:
         self._kind = pointer
         self._all = (args, kwargs)
         self._pointers: list[Any] = []
+        self.forms: list[forecasts.Key] = []
         self._writes = operators.known_as(func).writes
         self.link: Any = None
         self.packed = [
@@ -167,6 +169,8 @@ class Operands:
             self.link = handle.link
         elif handle.link is not self.link:
             raise self._elsewhere(f"{self.link.worker.id} and {handle.link.worker.id}", "x.move(worker)")
+        if self.link.ahead:
+            self.forms.append(forecasts.form_of(pointer))
         if type(handle) is View and place not in self._writes:
             return handle.seen()
         self._pointers.append(pointer)
@@ -196,6 +200,15 @@ class Operands:
         return TensorsNotCollocatedException(
             f"{self._func}{user_line()} has operands at {places}; bring them to one place with {remedy}."
         )
+
+    def key(self) -> forecasts.Key | None:
+        """What the form of the results follows from; None if from values."""
+        return forecasts.key_of(self._func, self.packed, self.named, self.forms)
+
+    @property
+    def numbers(self) -> set[int]:
+        """Of the objects that are named as they are."""
+        return {pointer.handle.number for pointer in self._pointers}
 
     def result(self, meta: Meta | None, make: Callable[[Meta, Link], Any]) -> Any:
         """A pointer to a result; what was written is the operand itself, of several names for it that of ``out=``."""

@@ -113,6 +113,9 @@ def _pack_other(value: Any) -> Any:
     return msgspec.msgpack.Ext(codec.number, codec.pack(value))
 
 
+_TENSOR = 2
+
+
 def _unpack_other(node: Any, number: int, data: memoryview) -> Any:
     if number == 1 and len(data) == 8:  # most of all extensions
         return Ref(int.from_bytes(data, "big"))
@@ -120,7 +123,7 @@ def _unpack_other(node: Any, number: int, data: memoryview) -> Any:
     if codec is None:
         raise MalformedRequestError(f"Extension {number} is none of the documented ones.")
     try:
-        return codec.unpack(bytes(data), node)
+        return _unpack_tensor(data, node) if number == _TENSOR else codec.unpack(bytes(data), node)
     except ShareTorchError:
         raise
     except (ValueError, TypeError, KeyError, IndexError, OverflowError, RuntimeError, struct.error) as error:
@@ -199,11 +202,12 @@ def _pack_tensor(x: Tensor) -> bytes:
     head = _encoder.encode([_NAMES[x.dtype], list(x.shape)])
     plain = x.detach().cpu().resolve_conj().resolve_neg().contiguous()
     flat = plain.as_strided((plain.numel(),), (1,))  # the stride of a size of 1 is anything
-    body = flat.view(torch.uint8).numpy().tobytes() if x.numel() else b""
-    return len(head).to_bytes(2, "big") + head + body
+    body = flat.view(torch.uint8).numpy().data if x.numel() else b""
+    return b"".join((len(head).to_bytes(2, "big"), head, body))
 
 
-def _unpack_tensor(data: bytes, node: Any) -> Tensor:
+def _unpack_tensor(data: bytes | memoryview, node: Any) -> Tensor:
+    """A tensor with memory of its own; what was received is read where it is, once."""
     length = int.from_bytes(data[:2], "big")
     name, shape = msgspec.msgpack.decode(data[2 : 2 + length], type=tuple[str, list[int]])
     if len(shape) > _MAX_DIMENSIONS or any(size < 0 for size in shape):
@@ -239,7 +243,7 @@ def _pack_device(device: torch.device) -> bytes:
 
 
 register(1, Ref, lambda ref: ref.number.to_bytes(8, "big"), lambda data, node: Ref(struct.unpack(">Q", data)[0]))
-register(2, Tensor, _pack_tensor, _unpack_tensor)
+register(_TENSOR, Tensor, _pack_tensor, _unpack_tensor)
 _register_names(3, torch.dtype, DTYPES)
 _register_names(4, torch.memory_format, _MEMORY_FORMATS)
 _register_names(5, torch.layout, _LAYOUTS)

@@ -28,6 +28,7 @@ from sharetorch.remote.logging_tensor import LoggingTensor
 from sharetorch.remote.network.checkpointing import load_checkpoint, save_checkpoint
 from sharetorch.remote.network.client import NetworkedWorker, connect
 from sharetorch.remote.network.group import load_group
+from sharetorch.remote.network.lanes import DataParallel, Lanes
 from sharetorch.remote.overload import overloaded
 from sharetorch.remote.plans import (
     Plan,
@@ -56,12 +57,14 @@ __all__ = [
     "AutogradTensor",
     "BaseDataset",
     "DASH",
+    "DataParallel",
     "DriverIsProviderWarning",
     "EncryptedLinearRegression",
     "FederatedDataLoader",
     "FederatedDataset",
     "FixedPrecisionTensor",
     "ID_PROVIDER",
+    "Lanes",
     "LoggingTensor",
     "MultiPointerTensor",
     "NetworkedWorker",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -58,6 +58,7 @@ class Member:
         secrets: pair secret with each other member, by rank.
         links: connections to each other member, by rank.
         max_elements: of one result.
+        max_held: of all objects together.
 
     Attributes:
         store: what this member holds, by number.
@@ -73,12 +74,16 @@ class Member:
         secrets: Mapping[int, bytes],
         links: Mapping[int, Link],
         max_elements: int = 1 << 31,
+        max_held: int = 1 << 33,
     ) -> None:
         kernels.keep_freed_memory()
         self.name = name
         self.store: dict[int, ArithmeticShare] = {}
         self._links = dict(links)
         self._max_elements = max_elements
+        self._max_held = max_held
+        self._held = 0
+        self._places: dict[int, tuple[int, int]] = {}
         self._online: dict[int, int] = {}
         self._offline: dict[int, int] = {}
         pairs = {peer: PairSecret(secret) for peer, secret in secrets.items()}
@@ -93,7 +98,7 @@ class Member:
 
     def put(self, number: int, elements: Elements) -> None:
         """Hold a share that came from outside; at the provider an empty tensor on ``meta``."""
-        self.store[number] = ArithmeticShare(elements)
+        self._keep(number, ArithmeticShare(elements))
 
     def get(self, number: int) -> ArithmeticShare:
         """What is held under a number.
@@ -137,7 +142,8 @@ class Member:
             raise ProtocolError(f"{name} gives {len(parts)} results, and {len(outputs)} numbers came for them.")
         for part in parts:
             self._require_size(part.data.numel())
-        self.store.update(zip(outputs, parts, strict=True))
+        for number, part in zip(outputs, parts, strict=True):
+            self._keep(number, part)
         return Report(
             operation,
             name,
@@ -154,6 +160,25 @@ class Member:
             raise LimitExceededError(
                 f"A result of {elements} elements; {self.name} takes {self._max_elements}. Compute with less at once, "
                 "or raise object_bytes."
+            )
+
+    def _keep(self, number: int, share: ArithmeticShare) -> None:
+        """Hold an object; views of one another take room once.
+
+        Raises:
+            LimitExceededError: there is no room.
+        """
+        self.free((number,))
+        place = id(share.root)
+        uses, elements = self._places.get(place, (0, _elements(share.root.data)))
+        if not uses:
+            self._held += elements
+        self._places[place] = uses + 1, elements
+        self.store[number] = share
+        if self._held > self._max_held:
+            raise LimitExceededError(
+                f"{self._held} elements in all; {self.name} holds {self._max_held} for a session. Let go of tensors, or "
+                "raise store_bytes."
             )
 
     def _step(self, coroutine: Any) -> Any:
@@ -196,12 +221,24 @@ class Member:
             error.member = error.member or link.peer
             raise
 
-    def free(self, numbers: Sequence[int]) -> None:
+    def free(self, numbers: Iterable[int]) -> None:
         """Forget objects."""
         for number in numbers:
-            self.store.pop(number, None)
+            share = self.store.pop(number, None)
+            if share is not None:
+                place = id(share.root)
+                uses, elements = self._places.pop(place)
+                if uses > 1:
+                    self._places[place] = uses - 1, elements
+                else:
+                    self._held -= elements
 
     @property
     def links(self) -> list[Link]:
         """All connections."""
         return list(self._links.values())
+
+
+def _elements(data: Elements) -> int:
+    """Elements that take memory; tensors on ``meta`` take none."""
+    return 0 if data.is_meta else int(data.numel())

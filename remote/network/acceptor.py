@@ -120,7 +120,8 @@ class Acceptor:
         try:
             tls, peer = accept(self._context, sock, self._settings.handshake_seconds)
         except (NetworkError, OSError, ValueError) as error:
-            self._tell("info", "connection refused", reason=str(error))
+            if not self._stopped:
+                self._tell("info", "connection refused", reason=str(error))
             return
         finally:
             with self._lock:
@@ -128,7 +129,8 @@ class Acceptor:
         try:
             self._take(tls, peer)
         except (NetworkError, OSError, ValueError) as error:
-            self._tell("info", "connection refused", peer=peer.id, reason=str(error))
+            if not self._stopped:
+                self._tell("info", "connection refused", peer=peer.id, reason=str(error))
             with contextlib.suppress(OSError):
                 tls.close()
 

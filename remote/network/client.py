@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping
+from concurrent.futures import Future
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, Protocol
@@ -248,6 +249,32 @@ class NetworkedWorker(Worker):
             if self._turn is not None:
                 self.connect()
             return self.control.request(self._kind, request, self.settings.request_seconds if timed else None)
+
+    @property
+    def ahead(self) -> bool:
+        """Whether requests may be sent before earlier ones are answered: by a driver, who hears of errors later.
+
+        A worker that serves a request must know how what it asks of another one ended before it answers.
+        """
+        return self._turn is None
+
+    def carry_ahead(self, request: bytes) -> Future[bytes]:
+        """Send a request to the worker's node; the reply comes later."""
+        return self.control.submit(self._kind, request)
+
+    def await_reply(self, reply: Future[bytes]) -> bytes:
+        """Wait for the reply to a request that was sent ahead."""
+        return self.control.wait(reply, self.settings.request_seconds)
+
+    def sync(self) -> NetworkedWorker:
+        """Wait until all that was asked of the worker is done. Returns the worker.
+
+        Raises:
+            Exception: what failed first among the operations sent ahead.
+        """
+        for link in self._incoming_links():
+            link.settle()
+        return self
 
     def carry_soon(self, request: bytes) -> None:
         """Send a request that nobody waits for."""

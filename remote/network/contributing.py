@@ -8,7 +8,7 @@ keeps to it (``mpc/release.py``). What the driver gets is a handle.
 1. The driver asks the owner: the method ``contribute``, with the session's document and id. A refusal ends it here, and
    the session goes on.
 2. The owner sends each party its ``Deposit``.
-3. The driver announces the object to all members: ``Expect``. The parties wait for it; further commands go on behind it.
+3. The driver announces the object to all members: ``Expect``. The parties wait for it; commands go on behind it.
 """
 
 from __future__ import annotations
@@ -137,7 +137,7 @@ class AwaySession(Session):
         )
 
 
-@method("contribute")
+@method("contribute", handle=True)
 def _contribute(
     node: Any, record: Record, call: Call, document: bytes, fresh: list[bytes], number: int, options: dict[str, Any]
 ) -> SharedTensor:  # fmt: skip
@@ -179,7 +179,9 @@ def policy_for(node: Any, record: Record, call: Call, parties: Sequence[str]) ->
     if known is not None:
         policy: Policy = known.policy
     else:
-        policy = reduce(Policy.join, [other.policy for other in node.shelf.values()], PRIVATE if not node.shelf else OPEN)
+        policy = reduce(
+            Policy.join, [other.policy for other in node.shelf.values()], PRIVATE if not node.shelf else OPEN
+        )
     return policy
 
 
@@ -189,9 +191,7 @@ def frame_of(node: Any, record: Record) -> list[str]:
     return [] if known is None else [known.dataset]
 
 
-def _send(
-    node: Any, deposit: Deposit, parties: Sequence[str], ring: Ring, integers: torch.Tensor
-) -> None:
+def _send(node: Any, deposit: Deposit, parties: Sequence[str], ring: Ring, integers: torch.Tensor) -> None:
     """Split integers and send each party its share, in parts."""
     elements = ring.from_integers(integers)
     flat = ring.linear(lambda x: x.reshape(-1), elements)

@@ -149,7 +149,14 @@ class Control:
             Exception: what the other end's refusal names.
         """
         self._park(kind)
-        future = self.submit(kind, payload)
+        return self.wait(self.submit(kind, payload), timeout)
+
+    def wait(self, future: Future[bytes], timeout: float | None = None) -> bytes:
+        """Wait for the reply to a request that was submitted.
+
+        Raises:
+            Exception: as ``request``.
+        """
         self._lead(future, timeout)
         try:
             return future.result(timeout)

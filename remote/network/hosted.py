@@ -62,6 +62,7 @@ from sharetorch.remote.network.settings import NetworkSettings
 from sharetorch.remote.node import Node, failure
 
 _MAX_WAITING = 4096
+_REASON = 400
 _REPORTS = 32
 _IDLE_SECONDS = 0.2
 _CLOSED = "The driver has closed the session."
@@ -145,6 +146,7 @@ class HostedSession:
         self.book = Book()
         self.fresh: set[int] = set()
         self._reason: Exception | None = None
+        self._finished: SessionEndedError | None = None
         self._member: Member | None = None
         self._lock = threading.Lock()
         self._times = Times(
@@ -168,7 +170,9 @@ class HostedSession:
 
     def put(self, number: int, item: Any, size: int, call: Call) -> None:
         """Queue an item of the driver."""
-        if type(item) is Close and self._member is None:
+        if type(item) is Close and item.reason:
+            self.stop(SessionEndedError(f"The driver ended the session: {item.reason[:_REASON]}"))
+        elif type(item) is Close and self._member is None:
             self.stop(SessionEndedError("The driver has closed the session before all members were connected."))
         self._waiting_bytes += size
         if self._queue.qsize() >= _MAX_WAITING or self._waiting_bytes > self.host.settings.max_message_bytes:
@@ -178,7 +182,10 @@ class HostedSession:
             )
             self.stop(error)
             raise error
-        self._queue.put((number, item, call))
+        with self._lock:
+            if self._finished is not None:
+                raise self._finished
+            self._queue.put((number, item, call))
 
     def stop(self, reason: Exception) -> None:
         """End the session from outside; what waits for another member ends at once."""
@@ -199,10 +206,11 @@ class HostedSession:
     def _run(self) -> None:
         try:
             secrets, links = self.meeting.connect(self.ring, self._times)
-            suite, limit = SUITES[self.document.suite], self.host.node.limits.object_bytes // 8
+            suite, limits = SUITES[self.document.suite], self.host.node.limits
             self._member = Member(
-                self.rank, self.document.parties, self.host.node.id, self.ring, suite, secrets, links, limit
-            )
+                self.rank, self.document.parties, self.host.node.id, self.ring, suite, secrets, links,
+                limits.object_bytes // 8, limits.store_bytes // 8,
+            )  # fmt: skip
             answer(self.control, self._number, Opened())
             self._number = 0
             self._serve(self._member)
@@ -320,8 +328,9 @@ class HostedSession:
         call = Call(self.control.peer.id)
         call.request = f"session closed after {self._operation} operations"
         self.host.node.audit.note(call, "done")
-        self._burn(Note(GOODBYE, None, None, _CLOSED))
         self.host.over(self, _CLOSED)
+        self._burn(Note(GOODBYE, None, None, _CLOSED))
+        self._refuse_rest(SessionEndedError(_CLOSED))
 
     def _end(self, error: Exception) -> None:
         """Tell everybody once, and forget everything."""
@@ -354,7 +363,10 @@ class HostedSession:
             member.store.clear()
             close_all(member.links, note)
 
-    def _refuse_rest(self, error: Exception) -> None:
+    def _refuse_rest(self, error: SessionEndedError) -> None:
+        """Answer whatever still waits, and whatever comes from now on."""
+        with self._lock:
+            self._finished = error
         while True:
             try:
                 taken = self._queue.get_nowait()

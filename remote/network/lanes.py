@@ -15,6 +15,8 @@ from __future__ import annotations
 import threading
 import weakref
 from collections.abc import Callable, Sequence
+from functools import partial
+from itertools import pairwise
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -24,7 +26,6 @@ from torch.func import functional_call
 
 from sharetorch.autograd.engine import apply
 from sharetorch.mpc.errors import SessionEndedError, ShapeError, UnsupportedOperationError
-from sharetorch.mpc.fixedpoint import Encoding
 from sharetorch.mpc.session import new_id
 from sharetorch.mpc.tensor.shared import Handle, SharedTensor, fresh_shadow
 from sharetorch.mpc.tensor.sharing import sessions
@@ -65,7 +66,7 @@ class Lanes:
         self._watch()
         ids = [session.id for session in self.sessions]
         for session in self.sessions:
-            _say(session, "join", lambda operation, id=session.id: Join(id, operation, ids))
+            _say(session, "join", Join, ids)
         self.sync()
 
     @property
@@ -83,7 +84,9 @@ class Lanes:
         for session in self.sessions:
             session.sync()
 
-    def all_reduce(self, rows: Sequence[Sequence[SharedTensor]], lanes: Sequence[int] = (0,)) -> list[list[SharedTensor]]:
+    def all_reduce(
+        self, rows: Sequence[Sequence[SharedTensor]], lanes: Sequence[int] = (0,)
+    ) -> list[list[SharedTensor]]:
         """Sums over all lanes, by all-reduce inside each party.
 
         Args:
@@ -106,11 +109,7 @@ class Lanes:
         with self._lock:
             for lane, (session, row) in enumerate(zip(self.sessions, rows, strict=True)):
                 inputs, outputs = [x.handle.number for x in row], numbers.get(lane, [])
-                _say(
-                    session, "all_reduce",
-                    lambda operation, id=session.id, i=inputs, o=outputs: AllReduce(id, operation, i, o, shapes),
-                    outputs,
-                )  # fmt: skip
+                _say(session, "all_reduce", AllReduce, inputs, outputs, shapes, made=outputs)
         return [
             [_wrapped(self.sessions[lane], number, x) for number, x in zip(numbers[lane], first, strict=True)]
             for lane in lanes
@@ -123,11 +122,7 @@ class Lanes:
         copies = [numbers] + [[new_id() for _ in numbers] for _ in self.sessions[1:]]
         with self._lock:
             for session, given in zip(self.sessions, copies, strict=True):
-                _say(
-                    session, "broadcast",
-                    lambda operation, id=session.id, given=given: Broadcast(id, operation, given, shapes),
-                    [] if given is numbers else given,
-                )  # fmt: skip
+                _say(session, "broadcast", Broadcast, given, shapes, made=[] if given is numbers else given)
         return [
             [Handle(session, number, x.encoding) for number, x in zip(given, tensors, strict=True)]
             for session, given in zip(self.sessions[1:], copies[1:], strict=True)
@@ -135,6 +130,8 @@ class Lanes:
 
     def move(self, x: SharedTensor, source: int, target: int) -> SharedTensor:
         """A copy of a tensor of one lane in another; gradients go back the same way."""
+        if source == target:
+            return x
         moved: SharedTensor = apply(_Move, x, self, source, target)
         return moved
 
@@ -144,12 +141,8 @@ class Lanes:
         shape = list(x.shape)
         with self._lock:
             for lane, held in ((source, x.handle.number), (target, number)):
-                session = self.sessions[lane]
-                _say(
-                    session, "pass",
-                    lambda operation, id=session.id, n=held: Pass(id, operation, source, target, [n], [shape]),
-                    [number] if lane == target else [],
-                )  # fmt: skip
+                made = [number] if lane == target else []
+                _say(self.sessions[lane], "pass", Pass, source, target, [held], [shape], made=made)
         copied = _wrapped(self.sessions[target], number, x)
         copied.bits = x.bits
         return copied
@@ -173,7 +166,9 @@ class Lanes:
                 control.on_close.append(look)
 
     def _spread_failure(self) -> None:
-        failed = [(lane, session._failure) for lane, session in enumerate(self.sessions) if session._failure is not None]
+        failed = [
+            (lane, session._failure) for lane, session in enumerate(self.sessions) if session._failure is not None
+        ]
         for session in self.sessions:
             if failed and session._failure is None:
                 lane, error = failed[0]
@@ -184,11 +179,11 @@ class Lanes:
 
 
 def _say(
-    session: NetworkedSession, name: str, item: Callable[[int], Item], made: Sequence[int] = ()
+    session: NetworkedSession, name: str, kind: Callable[..., Item], *facts: Any, made: Sequence[int] = ()
 ) -> None:
     """Tell all members of a session something that counts as an operation, and makes objects of these numbers."""
     with session._sending:
-        session._post(item(session._begin(name)))
+        session._post(kind(session.id, session._begin(name), *facts))
     session._live.update(made)
 
 
@@ -218,16 +213,16 @@ class _Spread(torch.autograd.Function):
         ctx.lanes, ctx.count = lanes, len(weights)
         ctx.set_materialize_grads(False)
         handles = [[x.handle for x in weights], *copies]
-        return tuple(
-            SharedTensor(handle, x.shadow) for row in handles for handle, x in zip(row, weights, strict=True)
-        )
+        return tuple(SharedTensor(handle, x.shadow) for row in handles for handle, x in zip(row, weights, strict=True))
 
     @staticmethod
     def backward(ctx: Any, *gradients: Any) -> Any:
         lanes, count = ctx.lanes, ctx.count
         rows = [gradients[start : start + count] for start in range(0, len(gradients), count)]
         wanted = [
-            place for place in range(count) if ctx.needs_input_grad[2 + place] and any(r[place] is not None for r in rows)
+            place
+            for place in range(count)
+            if ctx.needs_input_grad[2 + place] and any(r[place] is not None for r in rows)
         ]
         found: list[Any] = [None] * count
         if wanted:
@@ -314,13 +309,13 @@ class DataParallel(nn.Module):
         models = self._spread(lanes, state)
         cuts = [rows * lane // lanes.count for lane in range(lanes.count + 1)]
         parts = [
-            _part((args, kwargs), rows, cuts[lane], cuts[lane + 1], lambda x, to=lane: lanes.move(x, 0, to) if to else x)
-            for lane in range(lanes.count)
+            _part((args, kwargs), rows, start, end, partial(lanes.move, source=0, target=lane))
+            for lane, (start, end) in enumerate(pairwise(cuts))
         ]
         outputs = [
             functional_call(self.module, model, part[0], part[1]) for model, part in zip(models, parts, strict=True)
         ]
-        return _joined(outputs, lambda lane, x: lanes.move(x, lane, 0) if lane else x)
+        return _joined(outputs, lanes)
 
     def _shared_state(self) -> dict[str, SharedTensor]:
         tensors = {**dict(self.module.named_parameters()), **dict(self.module.named_buffers())}
@@ -363,14 +358,14 @@ def _part(value: Any, rows: int, start: int, end: int, move: Callable[[SharedTen
     return value
 
 
-def _joined(outputs: Sequence[Any], move: Callable[[int, SharedTensor], Any]) -> Any:
+def _joined(outputs: Sequence[Any], lanes: Lanes) -> Any:
     """Outputs of all lanes in lane 0, one part after the other."""
     first = outputs[0]
     if isinstance(first, Tensor):
-        found = [move(lane, x) if isinstance(x, SharedTensor) else x for lane, x in enumerate(outputs)]
+        found = [lanes.move(x, lane, 0) if isinstance(x, SharedTensor) else x for lane, x in enumerate(outputs)]
         return torch.cat(found) if first.dim() else torch.stack(found)
     if isinstance(first, dict):
-        return {key: _joined([output[key] for output in outputs], move) for key in first}
+        return {key: _joined([output[key] for output in outputs], lanes) for key in first}
     if isinstance(first, (list, tuple)):
-        return type(first)(_joined(entries, move) for entries in zip(*outputs, strict=True))
+        return type(first)(_joined(entries, lanes) for entries in zip(*outputs, strict=True))
     return first

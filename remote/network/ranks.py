@@ -1,10 +1,10 @@
 """A party of several processes: how shares pass among its ranks, and their sums.
 
-Rank k of every member runs sessions of its own, its lane, with rank k of the others. The processes of one member are one
-principal: what one of them knows, all may know, so copying an object's share from rank to rank tells nobody anything.
-Shares are linear: the sum over the lanes of one party's shares is that party's share of the sum of the secrets. Lanes
-have keys and streams of their own, so their shares are independent of one another, and the sum is shared as freshly as
-its summands. Nothing here crosses from one member to another, and no value is opened. The provider holds no shares; its
+Rank k of every member runs sessions of its own, its lane, with rank k of the others. The processes of one member are
+one principal: what one of them knows, all may know, so copying a share from rank to rank tells nobody anything. Shares
+are linear: the sum over the lanes of one party's shares is that party's share of the sum of the secrets. Lanes have
+keys and streams of their own, so their shares are independent of one another, and the sum is shared as freshly as its
+summands. Nothing here crosses from one member to another, and no value is opened. The provider holds no shares; its
 ranks only note shapes.
 
 Sessions are joined for one driver only, and only if all have the same members in the same roles, ring and protocol:
@@ -13,7 +13,8 @@ spread over lanes are not counted together: a copy keeps the policy and the fewe
 sum the strictest policy and the fewest rows of all lanes.
 
 Before anything of a size that a driver named is sent, the ranks compare what they are about to do; a driver that tells
-them different things ends its own sessions. Each group of lanes has a process group of its own, so it disturbs no other.
+them different things ends its own sessions. Each group of lanes has a process group of its own, which disturbs no
+other.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ from weakref import WeakKeyDictionary
 
 import msgspec
 import torch
-import torch.distributed as dist
+import torch.distributed
 from torch import Tensor
 
 from sharetorch.mpc.errors import (
@@ -56,6 +57,8 @@ from sharetorch.remote.network.settings import Address, WorkerSettings
 START_SECONDS = 120.0
 """For all processes of a worker to start."""
 
+dist: Any = torch.distributed
+"""Its types do not name all that it has."""
 _AGREE, _DATA, _LABELS = 1, 2, 3
 """Tags of what one rank sends to another."""
 _WORDS = 4
@@ -83,6 +86,20 @@ class Ranks:
         self.rank = rank
         self.count = count
         self._store = store
+        self._all: Any = None
+
+    def meet(self, seconds: float) -> None:
+        """Connect to all other processes. The group is kept: who left it early would seem to have died.
+
+        Raises:
+            DeadlineExceededError: not all of them came.
+            ConnectionLostError: one of them is gone.
+        """
+        self._all = self.group("start", self.count, seconds, seconds)
+
+    def leave(self) -> None:
+        """Close what connects all processes, before this one ends."""
+        self._all = None
 
     def group(self, key: str, size: int, seconds: float, patience: float) -> Any:
         """A process group of the first ranks, which all of them make with the same key.
@@ -160,7 +177,7 @@ def join_ranks(id: str, seconds: float = START_SECONDS) -> Ranks:
     except ValueError as error:
         raise ConfigurationError(f"The processes of {id} cannot meet: {error} Start them with torchrun.") from error
     ranks = Ranks(id, rank, count, store)
-    ranks.group("start", count, seconds, seconds)
+    ranks.meet(seconds)
     return ranks
 
 
@@ -221,7 +238,7 @@ class Lane:
         self._id = session.host.identity.id
         self._seconds = session.document.round_seconds
         if group is not None:
-            threading.Thread(target=_close_after, args=(session, self), name=f"lane {rank}", daemon=True).start()
+            threading.Thread(target=_close_after, args=(session, self), name=f"lane {rank}").start()
 
     def close(self) -> None:
         """Leave the group; ranks that wait for this one notice it."""
@@ -274,6 +291,7 @@ class Lane:
 
 
 def _close_after(session: HostedSession, lane: Lane) -> None:
+    """Leave the group when the session has ended; no daemon, for its connections must not end with the interpreter."""
     session.join(threading.TIMEOUT_MAX)
     lane.close()
 
@@ -296,9 +314,7 @@ def _join(session: HostedSession, member: Member, item: Join) -> None:
     group = None
     if not member.party.is_provider:
         key = hashlib.sha256(b"".join(item.sessions)).hexdigest()
-        group = ranks.group(
-            key, count, session.document.round_seconds, session.host.settings.connect_seconds
-        )
+        group = ranks.group(key, count, session.document.round_seconds, session.host.settings.connect_seconds)
     lane = _lanes[session] = Lane(session, ranks.rank, count, group)
     if group is not None:
         with lane.typed("Joining"):
@@ -472,7 +488,7 @@ def _careful(label: Label | None) -> Label | None:
 def _exchange_labels(
     lane: Lane, what: Any, own: Sequence[Label | None], others: Sequence[int]
 ) -> list[list[Label | None]]:
-    """Agree with other ranks on what to do, and get their objects' labels; this takes no message more if none has any."""
+    """Agree with other ranks on what to do, and get their objects' labels; no message more if none has any."""
     data = b"" if not any(own) else msgspec.msgpack.encode([_kept(label) for label in own])
     sizes = lane.agree(what, others, len(data))
     if max(sizes) > _MAX_LABEL_BYTES:

@@ -89,6 +89,9 @@ class Input(Item, frozen=True, tag="input"):
     size: int
     contents: bytes
 
+    def __repr__(self) -> str:
+        return f"Input(shape={self.shape}, {len(self.contents)} bytes)"
+
 
 class Expect(Item, frozen=True, tag="expect"):
     """Wait for a share that an owner of data sends. No reply.
@@ -131,6 +134,9 @@ class Deposit(Item, frozen=True, tag="deposit"):
     policy: bytes
     frame: list[str]
 
+    def __repr__(self) -> str:
+        return f"Deposit(shape={self.shape}, {len(self.contents)} bytes)"
+
 
 class Output(Item, frozen=True, tag="output"):
     """Release this member's share of an object to the driver. Reply: ``Share``.
@@ -151,9 +157,15 @@ class Sync(Item, frozen=True, tag="sync"):
 
 
 class Close(Item, frozen=True, tag="close"):
-    """End a session. No reply."""
+    """End a session. No reply.
+
+    Attributes:
+        session: its id.
+        reason: what went wrong, if something did: members then drop what they are at instead of finishing it.
+    """
 
     session: bytes
+    reason: str = ""
 
 
 class Save(Item, frozen=True, tag="save"):
@@ -283,6 +295,9 @@ class Share(Item, frozen=True, tag="share"):
 
     shape: list[int]
     contents: bytes
+
+    def __repr__(self) -> str:
+        return f"Share(shape={self.shape}, {len(self.contents)} bytes)"
 
 
 class Synced(Item, frozen=True, tag="synced"):

@@ -13,13 +13,14 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeout
 from contextlib import contextmanager, suppress
-from typing import Any, Protocol
+from typing import Any, NoReturn, Protocol
 
 from torch import Tensor
 
 from sharetorch.mpc.channel import RING, Form
 from sharetorch.mpc.cost import DRIVER, Ledger, OperationRecord, Traffic
 from sharetorch.mpc.errors import (
+    ConnectionLostError,
     DeadlineExceededError,
     NetworkError,
     ObjectGoneError,
@@ -64,6 +65,7 @@ from sharetorch.remote.secret_values import driven
 _WINDOW = 256
 """Operations that may be under way before the driver waits."""
 _PART_ELEMENTS = 1 << 18
+_REASON = 400
 
 
 class NetworkedLedger(Ledger):
@@ -186,17 +188,30 @@ class NetworkedSession(Session):
             DeadlineExceededError: a member did not answer in time.
             ShareTorchError: what a member's refusal names.
         """
-        chosen = range(len(self._members)) if members is None else members
+        return list(self._ask(item, kind, range(len(self._members)) if members is None else members))
+
+    def _ask(self, item: Item, kind: type[Any], members: Sequence[int]) -> Iterator[Any]:
+        """As ``ask_all``, one answer after the other, none of which is kept here."""
         data = wire.encode(item)
         with self._sending:
-            futures = [self._controls[rank].submit(SESSION, data) for rank in chosen]
-        answers = [self._answer(rank, future) for rank, future in zip(chosen, futures, strict=True)]
-        wrong = next((found for found in answers if not isinstance(found, kind)), None)
-        if wrong is not None:
-            raise ProtocolError(f"A member answered {type(item).__name__} by {type(wrong).__name__}.")
-        return answers
+            futures = deque(self._submit(rank, data) for rank in members)
+        for rank in members:
+            yield self._answer(rank, futures.popleft(), type(item), kind)
 
-    def _answer(self, rank: int, future: Future[bytes]) -> Any:
+    def _submit(self, rank: int, data: bytes) -> Future[bytes]:
+        try:
+            return self._controls[rank].submit(SESSION, data)
+        except NetworkError as error:
+            self._blame(rank, error)
+
+    def _blame(self, rank: int, error: NetworkError) -> NoReturn:
+        """Raise for a member whose connection has ended: the session's one error, once there is a session."""
+        error.member = error.member or self._members[rank].id
+        self._lost(self._controls[rank])(error)
+        self._raise_failure()
+        raise error
+
+    def _answer(self, rank: int, future: Future[bytes], asked: type[Item], kind: type[Any]) -> Any:
         name = self._members[rank].id
         try:
             reply = self._decoder.decode(future.result(self._seconds))
@@ -205,12 +220,13 @@ class NetworkedSession(Session):
             late.member = name
             self.fail(late)
             raise late from None
-        except NetworkError as error:
-            self._raise_failure()
-            raise error
+        except ConnectionLostError as error:
+            self._blame(rank, error)
         if isinstance(reply, Refused):
             self._raise_failure()
             raise error_of(Failed(reply.kind, reply.text), name)
+        if not isinstance(reply, kind):
+            raise ProtocolError(f"{name} answered {asked.__name__} by {type(reply).__name__}.")
         return reply
 
     # Commands
@@ -307,24 +323,24 @@ class NetworkedSession(Session):
     def reveal_elements(self, number: int) -> Any:
         """As ``Session.reveal_elements``: every party sends its re-randomised share, if its policy lets it."""
         (fresh,) = self.command("refresh", number)
+        total, shape, traffic = None, None, Traffic(operations=1, rounds=1)
         try:
-            parties = range(len(self.parties))
-            replies = self.ask_all(Output(self.id, fresh), Share, parties)
+            for reply in self._ask(Output(self.id, fresh), Share, range(len(self.parties))):
+                shape = tuple(reply.shape) if shape is None else shape
+                size = math.prod(shape) * self.ring.element_bytes
+                rank = len(traffic.online)
+                if tuple(reply.shape) != shape or len(reply.contents) != size:
+                    raise ProtocolError(
+                        f"{self.parties[rank].id} released a share of shape {reply.shape} where {shape} is due."
+                    )
+                traffic.count(rank, DRIVER, size)
+                share = frames.decode_field(Form(RING, shape), memoryview(bytearray(reply.contents)), self.ring)
+                del reply  # of large shares, no more than needed are here at a time
+                total = share if total is None else reconstruct([total, share], self.ring)
         finally:
             self.free(fresh)
-        width = self.ring.element_bytes
-        shape = tuple(replies[0].shape)
-        size = math.prod(shape) * width
-        for member, reply in zip(self.parties, replies, strict=False):
-            if tuple(reply.shape) != shape or len(reply.contents) != size:
-                raise ProtocolError(f"{member.id} released a share of shape {reply.shape} where {shape} is due.")
-        traffic = Traffic(operations=1, rounds=1)
-        for rank in parties:
-            traffic.count(rank, DRIVER, size)
         self.costs.note("get", traffic, 0.0)
-        form = Form(RING, shape)
-        shares = [frames.decode_field(form, memoryview(bytearray(reply.contents)), self.ring) for reply in replies]
-        return reconstruct(shares, self.ring)
+        return total
 
     def free(self, number: int) -> None:
         """Let every member forget an object, with the next command."""
@@ -343,10 +359,14 @@ class NetworkedSession(Session):
         self.ask_all(Sync(self.id), Item)
         self._raise_failure()
 
-    def close(self) -> None:
-        """End the session: members forget what they hold."""
+    def close(self, reason: str = "") -> None:
+        """End the session: members forget what they hold.
+
+        Args:
+            reason: what went wrong, if something did; members then do not finish what was commanded before.
+        """
         self.ended = True
-        data = wire.encode(Close(self.id))
+        data = wire.encode(Close(self.id, reason[:_REASON]))
         for control in self._controls:
             with suppress(NetworkError):
                 control.post(SESSION, data)
@@ -428,7 +448,7 @@ class NetworkedSession(Session):
                 return
             self._failure, self.ended = error, True
             self._changed.notify_all()
-        threading.Thread(target=self.close, daemon=True).start()
+        threading.Thread(target=self.close, args=(str(error),), daemon=True).start()
 
     def _raise_failure(self) -> None:
         if self._failure is not None:

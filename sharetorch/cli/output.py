@@ -27,7 +27,7 @@ def command(commands: Commands, name: str, summary: str, description: str, examp
 
 def show(text: str, content: dict[str, Any], as_json: bool) -> None:
     """Print a result, in one form or the other."""
-    print(json.dumps(content) if as_json else text, flush=True)
+    print((json.dumps(content) if as_json else text) + "\n", end="", flush=True)  # one write: ranks share a terminal
 
 
 def fail(error: ShareTorchError, as_json: bool) -> int:

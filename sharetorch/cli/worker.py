@@ -135,6 +135,7 @@ def serve(settings: WorkerSettings, identity: Identity, stack: contextlib.ExitSt
     if count > 1:
         settings = ranks.settings_of(settings, rank)
         joined = ranks.join_ranks(settings.id)
+        stack.callback(joined.leave)
         logs.log("info", "processes have met", rank=rank, count=count)
     node = NetworkNode(identity, settings.peers, settings.network, settings.private, settings.limits)
     node.owners = frozenset(settings.owners)

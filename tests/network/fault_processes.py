@@ -81,21 +81,14 @@ class WorkerRole:
         return {"total": len(entries), "entries": entries[since:], "sessions": len(self.host._sessions)}
 
     def left(self, lines: Lines) -> Reply:
-        """What sessions have left: themselves, proposals, threads, sockets."""
+        """What sessions have left: themselves, and threads."""
         threads = [thread.name for thread in threading.enumerate() if thread.name.startswith(("session ", "to "))]
-        return {"sessions": len(self.host._sessions), "threads": threads, "files": len(os.listdir("/proc/self/fd"))}
+        return {"sessions": len(self.host._sessions), "threads": threads}
 
     def limit(self, lines: Lines, size: int) -> Reply:
         """Let no file grow beyond so many bytes, as on a full disk; -1 for no limit."""
         resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
         return {}
-
-
-class Driver(NetworkedWorker):
-    """A worker outside the registry of names."""
-
-    def __init__(self, *args: Any) -> None:
-        super().__init__(*args)
 
 
 class DriverRole:
@@ -104,7 +97,9 @@ class DriverRole:
     def __init__(self, spec: Reply) -> None:
         settings = NetworkSettings(**spec["settings"])
         identity = Identity.load(Path(spec["keys"]), spec["id"])
-        self.workers = [Driver(Address(*address), id, identity, settings) for id, address in spec["workers"].items()]
+        self.workers = [
+            NetworkedWorker(Address(*address), id, identity, settings) for id, address in spec["workers"].items()
+        ]
         self.tensors: dict[str, Any] = {}
 
     def connect(self, lines: Lines) -> Reply:

@@ -214,9 +214,11 @@ class LongWire(Wire):
 class _LongConnection(_Connection):
     _wire: LongWire
 
+    def __init__(self, wire: LongWire, client: socket.socket, server: socket.socket, mode: str) -> None:
+        self._ways = {True: self._way(), False: self._way()}
+        super().__init__(wire, client, server, mode)
+
     def _carry(self, target: socket.socket, data: bytes, forward: bool) -> None:
-        if not hasattr(self, "_ways"):
-            self._ways = {True: self._way(), False: self._way()}
         self._ways[forward].put((time.monotonic() + self._wire.delay, target, data))
 
     def _way(self) -> queue.SimpleQueue[Any]:
@@ -318,6 +320,7 @@ class Net:
         driver: a process.
         between: wires between workers, by dialer and target.
         controls: wires of the driver, by worker.
+        dirty: whether a test has left it in disorder.
     """
 
     def __init__(
@@ -325,6 +328,7 @@ class Net:
         wire: Callable[[tuple[str, int]], Any] = Wire,
     ) -> None:  # fmt: skip
         self._folder, self._keys, self._settings = folder, keys, settings
+        self.dirty = False
         self._nursery = Nursery(folder)
         self._ports = {id: free_port() for id in ids}
         targets = {id: ("127.0.0.1", port) for id, port in self._ports.items()}
@@ -357,10 +361,10 @@ class Net:
         return [wire for pair, wire in self.between.items() if name in pair or name == "driver"]
 
     def wires(self, name: str) -> list[Wire]:
-        """All wires that end at a member."""
+        """All wires that end at a member; the driver's first, so that nothing the member says then is heard."""
         if name == "driver":
             return list(self.controls.values())
-        return [*self.peers(name), self.controls[name]]
+        return [self.controls[name], *self.peers(name)]
 
     def light(self, wires: Iterable[Wire], *fuse: Any, **directions: bool) -> Fuse:
         """Watch some wires by a fuse."""

@@ -252,7 +252,7 @@ MESSAGES = {
     "Request": {
         "store": "values:[any] numbers:[int]=[] tags:[str]=[] description:str?=null readers:[str]?=null "
         "owner:str?=null",
-        "execute": "operator:str args:[any] kwargs:{any} forget:[int]=[]",
+        "execute": "operator:str args:[any] kwargs:{any} forget:[int]=[] results:[int]=[]",
         "invoke": "method:str number:int args:[any] kwargs:{any}",
         "call": "number:int args:[any] kwargs:{any} forget:[int]=[]",
         "fetch": "numbers:[int] remove:bool user:str?=null reason:str?=null ask:bool=false",
@@ -284,7 +284,7 @@ MESSAGES = {
         "deposit": "session:bytes number:int shape:[int] offset:int size:int contents:bytes policy:bytes frame:[str]",
         "output": "session:bytes number:int",
         "sync": "session:bytes",
-        "close": "session:bytes",
+        "close": 'session:bytes reason:str=""',
         "save": "session:bytes name:str counter:int checkpoint:bytes numbers:[int] structure:bytes",
         "list checkpoints": "session:bytes name:str",
         "load": "session:bytes name:str checkpoint:bytes numbers:[int]",

@@ -15,7 +15,7 @@ import msgspec
 import pytest
 import torch
 
-from sharetorch.mpc.errors import LimitExceededError, SessionEndedError, ShareTorchError
+from sharetorch.mpc.errors import LimitExceededError, ShareTorchError
 from sharetorch.mpc.linear import Slot
 from sharetorch.mpc.network import handshake
 from sharetorch.mpc.network.identity import Identity
@@ -244,7 +244,7 @@ def test_what_a_member_refuses(group: Group, rogue: Rogue, attack: str, rank: in
     assert isinstance(answer, Refused), answer
     assert answer.kind == (kind or answer.kind), answer
     refusals = [entry for entry in group.noted(rank, since) if entry[2] != "done"]
-    assert refusals[0][0] == "mallory" and refusals[0][2] == answer.kind, refusals
+    assert ("mallory", answer.kind) in [(who, what) for who, _, what in refusals], refusals
     assert until(lambda: any(request.startswith("session ended") for _, request, _ in group.noted(rank, since)))
     with pytest.raises(ShareTorchError):
         for _ in range(200):
@@ -258,7 +258,7 @@ HARMLESS_AT_THE_PROVIDER = {
 }  # fmt: skip
 
 
-# ------------------------------------------------------------------------------------------- sessions that are not one's
+# ------------------------------------------------------------------------------------------ sessions that are not one's
 
 
 def test_sessions_of_others_do_not_exist(group: Group, rogue: Rogue) -> None:
@@ -309,7 +309,7 @@ def test_documents_a_worker_does_not_agree_to(group: Group, case: str) -> None:
     since = len(group.noted(0))
     answer = ask(group.rogue[0], Propose(_document(group, **changes)))
     assert isinstance(answer, Refused) and answer.kind == kind
-    assert group.noted(0, since) == [("mallory", "session propose", kind)]
+    assert ("mallory", "session propose", kind) in group.noted(0, since)
 
 
 @pytest.mark.parametrize("modulus", [b"", b"\x00", b"\x01", b"\xff" * 100_000], ids=["none", "zero", "one", "huge"])
@@ -403,7 +403,7 @@ def test_deposits_that_are_refused(group: Group, rogue: Rogue, case: str) -> Non
     since = len(group.noted(0))
     answer = ask(group.honest[0], make(rogue))
     assert isinstance(answer, Refused) and answer.kind == kind
-    assert group.noted(0, since) == [("me", "session deposit", kind)]
+    assert ("me", "session deposit", kind) in group.noted(0, since)
     assert isinstance(rogue.ask(Sync(rogue.id)), Synced)
 
 
@@ -419,13 +419,13 @@ def test_deposits_nobody_waits_for_are_bounded(group: Group, rogue: Rogue) -> No
 def test_malformed_items(group: Group, rogue: Rogue) -> None:
     """Cut, changed and random items; the connection stays, since what belongs to it is in order."""
     whole = wire.encode(rogue.command("negate", rogue.x))
-    broken = [b"", b"\xc1", b"\x93\xa3abc", whole + b"\x00", wire.encode(Synced()), b"\xdd\xff\xff\xff\xff", b"\x91" * 5000]
+    broken = [b"", b"\xc1", b"\x93\xa3abc", whole + b"\x00", wire.encode(Synced())]
+    broken += [b"\xdd\xff\xff\xff\xff", b"\x91" * 5000]
     broken += [whole[:cut] for cut in range(len(whole))]
     for data in broken:
         answer = rogue.ask(data)
         assert isinstance(answer, Refused) and answer.kind == "MalformedRequestError", (data, answer)
-    noted = group.noted(0)
-    assert noted[-1] == ("mallory", "?", "MalformedRequestError")
+    assert ("mallory", "?", "MalformedRequestError") in group.noted(0)
     assert isinstance(rogue.ask(Sync(rogue.id)), Synced)
     assert group.computes()
 

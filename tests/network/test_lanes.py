@@ -32,8 +32,6 @@ from sharetorch.mpc.errors import (
     UnsupportedOperationError,
 )
 from sharetorch.mpc.fixedpoint import encoding_for
-from sharetorch.mpc.labels import Label
-from sharetorch.mpc.policy import Policy
 from sharetorch.mpc.session import new_id
 from sharetorch.mpc.tensor.shared import Handle, SharedTensor
 from sharetorch.remote.network import ranks
@@ -48,7 +46,8 @@ UNIT = 2.0**-16
 MEMBERS = ("alice", "bob", "crypto_provider")
 COUNT = 2
 START_SECONDS = 120
-ROUND_SECONDS = 6.0
+STOP_SECONDS = 60
+ROUND_SECONDS = 12.0
 SETTINGS = NetworkSettings(round_seconds=ROUND_SECONDS, request_seconds=60)
 
 
@@ -93,13 +92,17 @@ class Party:
         until(lambda: self._ready == self._count or any(p.poll() is not None for p in self.processes), START_SECONDS)
         assert self._ready == self._count, f"{self.id}: {self._ready} ready"
 
-    def stop(self) -> None:
-        """End everything."""
+    def end_input(self) -> None:
+        """Let all ranks stop, whoever has started them."""
         for process in self.processes:
-            with suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
+            assert process.stdin is not None
+            with suppress(OSError):
+                process.stdin.close()
+
+    def stop(self) -> None:
+        """Wait until everything has ended."""
         for process, reader in zip(self.processes, self._readers, strict=True):
+            process.wait(STOP_SECONDS)
             reader.join()
             assert process.stdout is not None
             process.stdout.close()
@@ -109,10 +112,25 @@ class Party:
         return st.connect(f"wss://127.0.0.1:{self.port}", id=self.id, tls=keys, settings=settings)
 
 
+NETWORK = "[network]\nheartbeat_seconds = 0.5\nsilence_seconds = 3\nconnect_seconds = 5\n"
+DATA = """
+[[datasets]]
+path = "rows.csv"
+name = "rows"
+tags = ["#rows"]
+[datasets.policy]
+release_to = ["me"]
+min_rows = 4
+"""
+
+
 def start(id: str, ports: dict[str, int], keys: Path, torchrun: bool, count: int = COUNT) -> Party:
     """Start the processes of a member, by ``torchrun`` or by an environment like its."""
-    worker = ["-m", "sharetorch", "worker", "--id", id, "--listen", f"127.0.0.1:{ports[id]}", "--keys", str(keys)]
-    worker += ["--threads", "1", "--log-level", "error"]
+    (keys / "rows.csv").write_text("a,b\n" + "".join(f"{n},{n / 2}\n" for n in range(8)))
+    config = keys / f"{id}.toml"
+    config.write_text(f'id = "{id}"\nkeys = "."\n{NETWORK}{DATA if id == "alice" else ""}')
+    worker = ["-m", "sharetorch", "worker", "--config", str(config), "--listen", f"127.0.0.1:{ports[id]}"]
+    worker += ["--threads", "1", "--log-level", "error", "--stop-with-input"]
     for other, port in ports.items():
         worker += ["--peer", f"{other}={Address('127.0.0.1', port)}"]
     environment = os.environ | {
@@ -129,7 +147,7 @@ def start(id: str, ports: dict[str, int], keys: Path, torchrun: bool, count: int
         commands = [(worker, environment | place | {"RANK": str(rank)}) for rank in range(count)]
     processes = [
         subprocess.Popen(
-            [sys.executable, *words], stdout=subprocess.PIPE, text=True, env=variables, start_new_session=True
+            [sys.executable, *words], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=variables
         )
         for words, variables in commands
     ]
@@ -148,6 +166,8 @@ def started(keys: Path, torchrun: bool, count: int = COUNT) -> Iterator[dict[str
             party.wait()
         yield parties
     finally:
+        for party in parties.values():
+            party.end_input()
         for party in parties.values():
             party.stop()
 
@@ -250,19 +270,19 @@ def test_training_over_two_lanes_gives_what_one_gives(group: list[NetworkedWorke
 
 def test_both_lanes_compute(group: list[NetworkedWorker], lanes: Lanes) -> None:
     model = share(group, convolutional())
-    before = [session.costs.by_operation.copy() for session in lanes.sessions]
+
+    def counts() -> list[dict[str, int]]:
+        return [
+            {name: record.traffic.operations for name, record in session.costs.by_operation.items()}
+            for session in lanes.sessions
+        ]
+
+    before = counts()
     x, y = (share(group, part) for part in batches(1, 8)[0])
     ((DataParallel(model)(x) - y) ** 2).mean().backward()
-    after = [session.costs.by_operation for session in lanes.sessions]
-
-    def count(lane: int, name: str) -> int:
-        old = before[lane].get(name)
-        return after[lane][name].traffic.operations - (old.traffic.operations if old else 0)
-
-    for lane in range(COUNT):
-        assert count(lane, "relu") == 2
-        assert count(lane, "all_reduce") == 1
-        assert count(lane, "broadcast") == 1
+    for old, new in zip(before, counts(), strict=True):
+        for name, times in (("relu", 2), ("all_reduce", 1), ("broadcast", 1)):
+            assert new[name] - old.get(name, 0) == times
 
 
 def test_weights_are_the_same_bit_by_bit_in_all_lanes(group: list[NetworkedWorker], lanes: Lanes) -> None:
@@ -299,9 +319,9 @@ def test_weights_are_copied_only_when_they_have_changed(group: list[NetworkedWor
 def test_forward_of_any_number_of_rows(group: list[NetworkedWorker], rows: int) -> None:
     model = convolutional()
     x = torch.randn(rows, 1, 8, 8)
-    right = model(x)
-    network = DataParallel(share(group, model))
     with torch.no_grad():
+        right = model(x)
+        network = DataParallel(share(group, model))
         found = network(share(group, x)).get()
     assert found.shape == right.shape
     assert (found - right).abs().max() < 32 * UNIT
@@ -401,7 +421,9 @@ def test_objects_that_are_gone_are_forgotten_in_all_lanes(group: list[NetworkedW
 
 
 def test_lanes_of_other_sizes_do_not_add_up(lanes: Lanes) -> None:
-    rows = [[integers(session, torch.zeros(2 + lane, dtype=torch.int64))] for lane, session in enumerate(lanes.sessions)]
+    rows = [
+        [integers(session, torch.zeros(2 + lane, dtype=torch.int64))] for lane, session in enumerate(lanes.sessions)
+    ]
     with pytest.raises(ShapeError):
         lanes.all_reduce(rows)
 
@@ -444,8 +466,9 @@ def pair(folder: Path, group: list[NetworkedWorker]) -> Iterator[Callable[[], li
 
 
 def say(session: Any, item: Callable[[int], Any]) -> None:
+    name = type(item(0)).__name__
     with session._sending:
-        session._post(item(session._begin("x")))
+        session._post(item(session._begin("all_reduce" if name == "AllReduce" else name.lower())))
 
 
 def join(sessions: list[Any], ids: list[bytes] | None = None) -> None:
@@ -522,3 +545,84 @@ def test_lanes_that_were_not_joined(pair: Any) -> None:
     x = integers(session, torch.arange(6))
     say(session, lambda n: Broadcast(session.id, n, [x.handle.number], [[6]]))
     refused(session, MalformedRequestError)
+
+
+# ------------------------------------------------------------------------------------------------------------- labels
+
+
+def test_labels_go_along_to_other_lanes(group: list[NetworkedWorker], lanes: Lanes) -> None:
+    (handle,) = group[0].search("#rows")
+    x = handle.share(*group[:-1], crypto_provider=group[-1]).get()
+    assert x.sum(0).get().shape == (2,), "eight rows are enough"
+    there = lanes.copy(x, 0, 1)
+    for held in (there, there.sum(0), lanes.copy(there, 1, 0)):
+        with pytest.raises(ReleaseRefusedError):
+            held.get()
+    (row,) = lanes.all_reduce([[x], [integers_like(lanes.sessions[1], x)]])
+    with pytest.raises(ReleaseRefusedError):
+        row[0].get()
+    summed = lanes.copy(x.sum(0), 0, 1)
+    assert torch.equal(summed.get(), x.sum(0).get())
+
+
+def integers_like(session: Any, x: SharedTensor) -> SharedTensor:
+    """Zeros in another session, in the same encoding."""
+    return SharedTensor(
+        Handle(session, session.distribute(torch.zeros(x.shape, dtype=torch.int64)), x.encoding),
+        torch.empty(x.shape, device="meta"),
+    )
+
+
+# ------------------------------------------------------------------------------------------------------------- faults
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
+def test_a_rank_that_dies_ends_the_sessions_of_all_lanes(folder: Path, number: int) -> None:
+    with names_free(), started(folder, torchrun=False) as parties:
+        workers = [party.connect(folder) for party in parties.values()]
+        model = share(workers, nn.Linear(4, 2))
+        network = DataParallel(model)
+        x = share(workers, torch.randn(6, 4))
+        network(x).sum().backward()
+        lanes = lanes_of(x.session)
+        assert lanes is not None
+        lanes.sync()
+        victim = parties["alice"].processes[1]
+        victim.send_signal(number)
+        begin = time.monotonic()
+        with pytest.raises(NetworkError) as found:
+            for _ in range(10_000):
+                network(x).sum().backward()
+        assert time.monotonic() - begin < ROUND_SECONDS + 5
+        assert "alice" in str(found.value)
+        assert until(lambda: all(session._failure is not None for session in lanes.sessions), 5)
+        fresh = share(workers, torch.ones(3))
+        assert fresh.session is not x.session
+        assert torch.equal((fresh * 2).get(), torch.full((3,), 2.0)), "one lane works on"
+        victim.kill()
+        for worker in workers:
+            worker.close()
+
+
+# ------------------------------------------------------------------------------------------------- ranks and settings
+
+
+@pytest.mark.parametrize("environment", [{"RANK": "2", "WORLD_SIZE": "2"}, {"RANK": "x"}, {"WORLD_SIZE": "0"}])
+def test_an_environment_that_makes_no_sense(environment: dict[str, str]) -> None:
+    with pytest.raises(ConfigurationError, match="torchrun"):
+        ranks.count_from(environment)
+
+
+def test_each_rank_has_ports_and_files_of_its_own() -> None:
+    assert ranks.count_from({}) == (0, 1)
+    settings = WorkerSettings(
+        "alice", Address("0.0.0.0", 8777), Path("keys"), {"bob": Address("bob", 9000)}, state=Path("state"),
+        audit=Path("audit.jsonl"),
+    )  # fmt: skip
+    assert ranks.settings_of(settings, 0) == settings
+    second = ranks.settings_of(settings, 1)
+    assert (second.listen.port, second.peers["bob"].port) == (8778, 9001)
+    assert (second.state, second.audit) == (Path("state/rank-1"), Path("audit.jsonl.1"))
+    for port in (0, 65535):
+        with pytest.raises(ConfigurationError, match="port"):
+            ranks.settings_of(WorkerSettings("alice", Address("::1", port), Path("keys")), 1)

@@ -378,6 +378,7 @@ def test_a_connection_that_breaks_while_a_request_is_under_way(
     def run() -> None:
         try:
             x.add_(1)
+            worker.sync()
         except BaseException as error:
             outcome.append(error)
 
