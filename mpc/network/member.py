@@ -177,8 +177,8 @@ class Member:
         self.store[number] = share
         if self._held > self._max_held:
             raise LimitExceededError(
-                f"{self._held} elements in all; {self.name} holds {self._max_held} for a session. Let go of tensors, or "
-                "raise store_bytes."
+                f"{self._held} elements in all; {self.name} holds {self._max_held} for a session. Let go of tensors, "
+                "or raise store_bytes."
             )
 
     def _step(self, coroutine: Any) -> Any:

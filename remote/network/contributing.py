@@ -93,16 +93,8 @@ def contribute(
     except NetworkError as error:
         session.fail(error)  # a part of the shares may be on its way
         raise
-    _announce(session, pointer, number)
+    session.expect(pointer.handle.link.worker.id, number, list(pointer.shape))
     return made.requires_grad_() if gradients and made.dtype.is_floating_point else made
-
-
-def _announce(session: NetworkedSession, pointer: PointerTensor, number: int) -> None:
-    """Let the members wait for what the owner has sent."""
-    owner, shape = pointer.handle.link.worker.id, list(pointer.shape)
-    with session._sending:
-        session._post(Expect(session.id, session._begin("contribute"), number, owner, shape))
-    session.adopt([number])
 
 
 # The owner

@@ -401,7 +401,8 @@ def _output(session: HostedSession, member: Member, item: Output) -> Share:
         raise OperationNotAllowedError("Only shares that have just been refreshed leave a party.")
     check(session.book.label(item.number), session.control.peer.id, share.shape)
     session.fresh.discard(item.number)
-    return Share(list(share.shape), bytes(frames.encode_field(share, session.ring)))
+    contents: Any = frames.encode_field(share, session.ring)  # a view: a large share is not copied
+    return Share(list(share.shape), contents)
 
 
 @handles(Sync)

@@ -311,14 +311,12 @@ class NetworkedSession(Session):
         """How many objects the members hold for this driver, or will."""
         return len(self._live)
 
-    def expect(self, owner: str, shape: Sequence[int]) -> int:
-        """Let the members wait for a tensor that an owner of data shares. Returns the object's number."""
-        number = new_id()
+    def expect(self, owner: str, number: int, shape: Sequence[int]) -> None:
+        """Let the members wait for a tensor that an owner of data shares under a number."""
         with self._sending:
             operation = self._begin("contribute")
             self._post(Expect(self.id, operation, number, owner, list(shape)))
         self._live.add(number)
-        return number
 
     def reveal_elements(self, number: int) -> Any:
         """As ``Session.reveal_elements``: every party sends its re-randomised share, if its policy lets it."""
