@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 import sharetorch as st
 from sharetorch.mpc.network import certificates
-from sharetorch.remote.network.lanes import DataParallel
+from sharetorch.remote.sessions.lanes import DataParallel
 from sharetorch.remote.worker import known_workers
 
 BATCH = 128

@@ -23,6 +23,8 @@ from torch import Tensor
 import sharetorch as st
 from sharetorch.mpc.kernels import thread_count
 
+collect_ignore = ["bench_network.py", "bench_transports.py"]  # scripts of their own: make bench-network
+
 SEED = 20
 UNIT = 2.0**-16
 """One unit of the default encoding."""

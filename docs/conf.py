@@ -18,7 +18,7 @@ copyright = "The ShareTorch authors, Apache-2.0"  # noqa: A001
 release = version = sharetorch.__version__
 
 extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
-exclude_patterns = ["_build", "benchmarks_table.md"]
+exclude_patterns = ["_build", "benchmarks_network.md", "benchmarks_table.md"]
 nb_execution_mode = "off"  # notebooks are committed as they were run; `make test` runs them again
 html_theme = "furo"
 html_title = f"ShareTorch {release}"

@@ -25,10 +25,8 @@ from sharetorch.remote.grid import PrivateGridNetwork, PublicGridNetwork
 from sharetorch.remote.ids import ID_PROVIDER
 from sharetorch.remote.labels import PrivateTensor
 from sharetorch.remote.logging_tensor import LoggingTensor
-from sharetorch.remote.network.checkpointing import load_checkpoint, save_checkpoint
 from sharetorch.remote.network.client import NetworkedWorker, connect
 from sharetorch.remote.network.group import load_group
-from sharetorch.remote.network.lanes import DataParallel, Lanes
 from sharetorch.remote.overload import overloaded
 from sharetorch.remote.plans import (
     Plan,
@@ -40,6 +38,8 @@ from sharetorch.remote.plans import (
     plan_of,
 )
 from sharetorch.remote.sandbox import create_sandbox, make_hook
+from sharetorch.remote.sessions.checkpointing import load_checkpoint, save_checkpoint
+from sharetorch.remote.sessions.lanes import DataParallel, Lanes
 from sharetorch.tutorial_names import hook as hook
 from sharetorch.tutorial_names import torch as torch
 

@@ -25,11 +25,11 @@ from sharetorch.remote import worker as workers
 from sharetorch.remote.found import point
 from sharetorch.remote.links import NetworkLink
 from sharetorch.remote.network.control import HELLO, NESTED, NODE, NOTICE, Control
-from sharetorch.remote.network.sessions import NetworkedSession
 from sharetorch.remote.network.settings import Address, NetworkSettings
 from sharetorch.remote.network.stream import Stream
 from sharetorch.remote.network.websocket import open_client
 from sharetorch.remote.node import Node
+from sharetorch.remote.sessions.driver import NetworkedSession
 from sharetorch.remote.worker import Worker
 
 VERSION = 1
@@ -86,8 +86,8 @@ class NetworkedWorker(Worker):
 
     @staticmethod
     def contribute(pointer: Any, parties: Any, **options: Any) -> Any:
-        """Let the worker share an object of its own; see ``remote/network/contributing.py``."""
-        from sharetorch.remote.network.contributing import contribute
+        """Let the worker share an object of its own; see ``remote/sessions/contributing.py``."""
+        from sharetorch.remote.sessions.contributing import contribute
 
         return contribute(pointer, parties, **options)
 

@@ -39,7 +39,7 @@ _EXECUTE = b"\xa7execute"
 
 
 class Sessions(Protocol):
-    """What takes part in sessions; ``remote/network/hosting.py`` has it."""
+    """What takes part in sessions; ``remote/sessions/hosting.py`` has it."""
 
     def serve(self, control: Control, number: int, payload: bytes) -> None:
         """Take an item of a driver; must not wait for long."""

@@ -10,10 +10,10 @@ from typing import Any
 from sharetorch.mpc.errors import ConfigurationError
 from sharetorch.remote import found
 from sharetorch.remote.network.client import NetworkedWorker, own_identity, register
-from sharetorch.remote.network.hosting import SessionHost
 from sharetorch.remote.network.node import NetworkNode
 from sharetorch.remote.network.server import WorkerServer
 from sharetorch.remote.network.settings import Address, NetworkSettings
+from sharetorch.remote.sessions.hosting import SessionHost
 
 KEYS = "SHARETORCH_KEYS"
 """Environment variable with the folder of keys, where a program names none."""

@@ -125,11 +125,12 @@ def serve(settings: WorkerSettings, identity: Identity, stack: contextlib.ExitSt
         DataSourceError: its data cannot be loaded.
         WorkerUnreachableError: its address cannot be used.
     """
-    from sharetorch.remote.network import ranks, sources
+    from sharetorch.remote.network import sources
     from sharetorch.remote.network.audit_file import AuditFile
-    from sharetorch.remote.network.hosting import SessionHost
     from sharetorch.remote.network.node import NetworkNode
     from sharetorch.remote.network.server import WorkerServer
+    from sharetorch.remote.sessions import ranks
+    from sharetorch.remote.sessions.hosting import SessionHost
 
     rank, count = ranks.count_from()
     if count > 1:

@@ -25,12 +25,12 @@ from torch import nn
 from sharetorch.mpc.errors import ShareTorchError
 from sharetorch.mpc.network.identity import Identity
 from sharetorch.mpc.tensor import sharing
-from sharetorch.remote.network.checkpointing import load_checkpoint, save_checkpoint
 from sharetorch.remote.network.client import NetworkedWorker
-from sharetorch.remote.network.hosting import SessionHost
 from sharetorch.remote.network.node import NetworkNode
 from sharetorch.remote.network.server import WorkerServer
 from sharetorch.remote.network.settings import Address, NetworkSettings
+from sharetorch.remote.sessions.checkpointing import load_checkpoint, save_checkpoint
+from sharetorch.remote.sessions.hosting import SessionHost
 
 Reply = dict[str, Any]
 

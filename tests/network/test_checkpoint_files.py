@@ -19,8 +19,8 @@ import pytest
 from sharetorch.mpc.errors import CheckpointError
 from sharetorch.mpc.network.identity import Identity
 from sharetorch.mpc.randomness import system_entropy
-from sharetorch.remote.network import checkpoint_files
-from sharetorch.remote.network.checkpoint_files import CHUNK_BYTES, PART, TAG_BYTES, Files, remove, remove_rests
+from sharetorch.remote.sessions import checkpoint_files
+from sharetorch.remote.sessions.checkpoint_files import CHUNK_BYTES, PART, TAG_BYTES, Files, remove, remove_rests
 
 HEADER = b"a header that nobody else may read"
 PREAMBLE_BYTES = 76
@@ -253,7 +253,7 @@ _WRITER = """
 import sys
 from pathlib import Path
 from sharetorch.mpc.network.identity import Identity
-from sharetorch.remote.network.checkpoint_files import Files
+from sharetorch.remote.sessions.checkpoint_files import Files
 keys, folder = sys.argv[1:]
 files = Files(Identity.load(keys, "alice"))
 print("ready", flush=True)

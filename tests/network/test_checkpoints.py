@@ -33,15 +33,15 @@ from sharetorch.mpc.policy import Policy
 from sharetorch.mpc.session import new_id
 from sharetorch.mpc.share import reconstruct
 from sharetorch.mpc.tensor.sharing import sessions
-from sharetorch.remote.network import checkpoint_state, checkpointing, checkpoints
-from sharetorch.remote.network.checkpointing import load_checkpoint, save_checkpoint
 from sharetorch.remote.network.client import NetworkedWorker
-from sharetorch.remote.network.hosting import SessionHost
 from sharetorch.remote.network.server import WorkerServer
-from sharetorch.remote.network.session_messages import Checkpoints, ListCheckpoints, Load, Loaded, Save, Saved
-from sharetorch.remote.network.sessions import NetworkedSession
 from sharetorch.remote.network.settings import Address, NetworkSettings
 from sharetorch.remote.node import Limits, Node
+from sharetorch.remote.sessions import checkpoint_state, checkpointing, checkpoints
+from sharetorch.remote.sessions.checkpointing import load_checkpoint, save_checkpoint
+from sharetorch.remote.sessions.driver import NetworkedSession
+from sharetorch.remote.sessions.hosting import SessionHost
+from sharetorch.remote.sessions.messages import Checkpoints, ListCheckpoints, Load, Loaded, Save, Saved
 
 BOUND = 2.0**-10
 """Difference of losses that fixed-point rounding may make."""
@@ -686,7 +686,7 @@ spec = json.loads(sys.stdin.readline())
 from pathlib import Path
 import torch, sharetorch
 from sharetorch.mpc.network.identity import Identity
-from sharetorch.remote.network.hosting import SessionHost
+from sharetorch.remote.sessions.hosting import SessionHost
 from sharetorch.remote.network.server import WorkerServer
 from sharetorch.remote.network.settings import NetworkSettings
 from sharetorch.remote.node import Node

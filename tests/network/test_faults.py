@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from sharetorch.mpc import errors
-from sharetorch.remote.network.checkpointing import KEPT
+from sharetorch.remote.sessions.checkpointing import KEPT
 from tests.network.faults import DROP, RESET, TRICKLE, Net
 from tests.network.tools import make_keys, until
 

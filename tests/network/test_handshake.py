@@ -21,9 +21,9 @@ from sharetorch.mpc.network import handshake
 from sharetorch.mpc.network.handshake import BACK, FORTH, Hello, MemberEntry, Pair, PairKeys, SessionDocument
 from sharetorch.mpc.network.identity import ALPN_PEER, Identity, Peer, dial
 from sharetorch.remote import wire
-from sharetorch.remote.network import session_messages
 from sharetorch.remote.network.control import SESSION
-from sharetorch.remote.network.session_messages import Close, Fresh, Open, Opened, Propose
+from sharetorch.remote.sessions import messages as session_messages
+from sharetorch.remote.sessions.messages import Close, Fresh, Open, Opened, Propose
 from tests.network.test_wire_attacks import Group, product
 
 SESSION_ID = hashlib.sha256(b"a session").digest()

@@ -49,10 +49,10 @@ from sharetorch.remote.messages import (
 )
 from sharetorch.remote.network.client import Hello, NetworkedWorker
 from sharetorch.remote.network.control import HELLO, NODE, SESSION, Control
-from sharetorch.remote.network.session_messages import Answer, Fresh, Open, Propose, Refused
 from sharetorch.remote.network.settings import Address
 from sharetorch.remote.network.stream import Stream
 from sharetorch.remote.network.websocket import open_client
+from sharetorch.remote.sessions.messages import Answer, Fresh, Open, Propose, Refused
 from sharetorch.remote.wire import Ref
 from tests.network.tools import QUICK, Proxy, WorkerProcess, make_keys, start_worker, until
 

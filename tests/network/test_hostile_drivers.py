@@ -26,10 +26,13 @@ from sharetorch.mpc.session import new_id
 from sharetorch.remote import wire
 from sharetorch.remote.network.client import NetworkedWorker
 from sharetorch.remote.network.control import SESSION
-from sharetorch.remote.network.hosting import SessionHost
 from sharetorch.remote.network.node import NetworkNode
 from sharetorch.remote.network.server import WorkerServer
-from sharetorch.remote.network.session_messages import (
+from sharetorch.remote.network.settings import Address, NetworkSettings
+from sharetorch.remote.node import Limits
+from sharetorch.remote.sessions.driver import NetworkedSession
+from sharetorch.remote.sessions.hosting import SessionHost
+from sharetorch.remote.sessions.messages import (
     Answer,
     Command,
     Deposit,
@@ -44,9 +47,6 @@ from sharetorch.remote.network.session_messages import (
     Synced,
     written,
 )
-from sharetorch.remote.network.sessions import NetworkedSession
-from sharetorch.remote.network.settings import Address, NetworkSettings
-from sharetorch.remote.node import Limits
 from tests.network.tools import until
 
 MEMBERS = ("alice", "bob", "crypto_provider")

@@ -34,11 +34,11 @@ from sharetorch.mpc.errors import (
 from sharetorch.mpc.fixedpoint import encoding_for
 from sharetorch.mpc.session import new_id
 from sharetorch.mpc.tensor.shared import Handle, SharedTensor
-from sharetorch.remote.network import ranks
 from sharetorch.remote.network.client import NetworkedWorker
-from sharetorch.remote.network.lanes import DataParallel, Lanes, lanes_of
-from sharetorch.remote.network.session_messages import AllReduce, Broadcast, Join, Pass
 from sharetorch.remote.network.settings import Address, NetworkSettings, WorkerSettings
+from sharetorch.remote.sessions import ranks
+from sharetorch.remote.sessions.lanes import DataParallel, Lanes, lanes_of
+from sharetorch.remote.sessions.messages import AllReduce, Broadcast, Join, Pass
 from sharetorch.remote.worker import known_workers
 from tests.network.tools import make_keys, until
 

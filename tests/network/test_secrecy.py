@@ -23,12 +23,12 @@ from sharetorch.cli import logs
 from sharetorch.mpc.errors import ShareTorchError
 from sharetorch.mpc.network.identity import Identity
 from sharetorch.remote import wire
-from sharetorch.remote.network import hosted
 from sharetorch.remote.network.audit_file import AuditFile
-from sharetorch.remote.network.hosting import SessionHost
 from sharetorch.remote.network.node import NetworkNode
 from sharetorch.remote.network.server import WorkerServer
-from sharetorch.remote.network.session_messages import Answer, Ended, Notice, Output, Progress, Refused, Share, Sync
+from sharetorch.remote.sessions import hosted
+from sharetorch.remote.sessions.hosting import SessionHost
+from sharetorch.remote.sessions.messages import Answer, Ended, Notice, Output, Progress, Refused, Share, Sync
 from tests.mpc.views import require_uniform
 from tests.network.test_hostile_drivers import COMMANDS, LIMITS, MEMBERS, SETTINGS, Group, Rogue
 from tests.network.tools import until

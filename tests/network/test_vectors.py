@@ -36,13 +36,14 @@ from sharetorch.mpc.randomness import PairSecret
 from sharetorch.mpc.ring import Ring, WideElements, WideField, ring_of
 from sharetorch.mpc.tensor.fixed_precision import FixedPrecisionTensor
 from sharetorch.remote import messages, secret_values, wire
-from sharetorch.remote.network import approvals, control, session_messages
+from sharetorch.remote.network import approvals, control
 from sharetorch.remote.network.client import Hello
 from sharetorch.remote.network.settings import NetworkSettings
 from sharetorch.remote.objects import dtype_name
 from sharetorch.remote.plans import graph, protocol, serving
 from sharetorch.remote.pointer import PointerTensor
 from sharetorch.remote.requests import metadata_of
+from sharetorch.remote.sessions import messages as session_messages
 from tests.network import independent_decoder as independent
 from tests.network.test_frames import Bytes
 

@@ -31,11 +31,11 @@ from sharetorch.mpc.network.member import Member
 from sharetorch.mpc.protocols.suite import SUITES
 from sharetorch.mpc.ring import PowerRing
 from sharetorch.remote.network.client import NetworkedWorker
-from sharetorch.remote.network.hosting import SessionHost
 from sharetorch.remote.network.node import NetworkNode
 from sharetorch.remote.network.server import WorkerServer
-from sharetorch.remote.network.sessions import NetworkedSession
 from sharetorch.remote.network.settings import Address, NetworkSettings
+from sharetorch.remote.sessions.driver import NetworkedSession
+from sharetorch.remote.sessions.hosting import SessionHost
 from tests.network.test_frames import Bytes
 
 RING64 = PowerRing()
@@ -638,7 +638,7 @@ def test_input_that_leaves_out_parts(group: Group) -> None:
     from sharetorch.mpc.session import new_id
     from sharetorch.remote import wire
     from sharetorch.remote.network.control import SESSION
-    from sharetorch.remote.network.session_messages import Answer, Input, Output, Refused
+    from sharetorch.remote.sessions.messages import Answer, Input, Output, Refused
 
     with group.session() as session:
         number = new_id()

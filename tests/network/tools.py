@@ -53,7 +53,7 @@ if spec["sources"]:
     node.shelf = sources.put(node, sources.sources_of(spec["sources"]))
 sessions = None
 if spec["sessions"]:
-    from sharetorch.remote.network.hosting import SessionHost
+    from sharetorch.remote.sessions.hosting import SessionHost
     sessions = SessionHost(node, identity, settings)
 server = WorkerServer(node, identity, "127.0.0.1", spec["port"], settings, sessions)
 server.start()

@@ -13,7 +13,7 @@ import numpy as np
 
 from sharetorch.mpc.errors import DeadlineExceededError, LimitExceededError, MalformedRequestError
 from sharetorch.mpc.ring import Ring
-from sharetorch.remote.network.session_messages import Deposit, Expect, Input
+from sharetorch.remote.sessions.messages import Deposit, Expect, Input
 
 _MAX_OPEN = 64
 """Objects that may be incomplete at a time."""

@@ -25,14 +25,16 @@ from sharetorch.mpc.protocols.suite import SUITES, Plaintext
 from sharetorch.mpc.randomness import system_entropy
 from sharetorch.remote import wire
 from sharetorch.remote.audit import Call
-from sharetorch.remote.network import (
+from sharetorch.remote.network.control import Control
+from sharetorch.remote.network.settings import NetworkSettings
+from sharetorch.remote.node import Node
+from sharetorch.remote.sessions import (
     checkpoints,  # noqa: F401  (its handlers enter the table)
     contributing,  # noqa: F401  (its handlers enter the table)
     ranks,  # noqa: F401  (its handlers enter the table)
 )
-from sharetorch.remote.network.control import Control
-from sharetorch.remote.network.hosted import HostedSession, answer, refuse
-from sharetorch.remote.network.session_messages import (
+from sharetorch.remote.sessions.hosted import HostedSession, answer, refuse
+from sharetorch.remote.sessions.messages import (
     Command,
     Deposit,
     Fresh,
@@ -41,8 +43,6 @@ from sharetorch.remote.network.session_messages import (
     Propose,
     ToMember,
 )
-from sharetorch.remote.network.settings import NetworkSettings
-from sharetorch.remote.node import Node
 
 _MAX_MEMBERS = 17
 _MAX_MODULUS_BYTES = 512

@@ -38,10 +38,12 @@ from sharetorch.mpc.release import Book, check
 from sharetorch.mpc.ring import Elements, Ring, ring_of
 from sharetorch.remote import wire
 from sharetorch.remote.audit import Call
-from sharetorch.remote.network.arrivals import Arrivals
 from sharetorch.remote.network.control import NOTICE, Control
-from sharetorch.remote.network.meeting import Meeting
-from sharetorch.remote.network.session_messages import (
+from sharetorch.remote.network.settings import NetworkSettings
+from sharetorch.remote.node import Node, failure
+from sharetorch.remote.sessions.arrivals import Arrivals
+from sharetorch.remote.sessions.meeting import Meeting
+from sharetorch.remote.sessions.messages import (
     Answer,
     Close,
     Command,
@@ -58,8 +60,6 @@ from sharetorch.remote.network.session_messages import (
     Sync,
     Synced,
 )
-from sharetorch.remote.network.settings import NetworkSettings
-from sharetorch.remote.node import Node, failure
 
 _MAX_WAITING = 4096
 _REASON = 400

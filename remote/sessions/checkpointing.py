@@ -21,9 +21,10 @@ from sharetorch.mpc.session import Member, Session, new_id
 from sharetorch.mpc.tensor.shared import Handle, SharedTensor
 from sharetorch.mpc.tensor.sharing import session_for
 from sharetorch.nn.exchange import exchange
-from sharetorch.remote.network.checkpoint_state import Entry, Packer, unpack
-from sharetorch.remote.network.checkpoints import ID_BYTES, check_name
-from sharetorch.remote.network.session_messages import (
+from sharetorch.remote.sessions.checkpoint_state import Entry, Packer, unpack
+from sharetorch.remote.sessions.checkpoints import ID_BYTES, check_name
+from sharetorch.remote.sessions.driver import NetworkedSession
+from sharetorch.remote.sessions.messages import (
     Checkpoints,
     ListCheckpoints,
     Load,
@@ -33,7 +34,6 @@ from sharetorch.remote.network.session_messages import (
     Saved,
     Synced,
 )
-from sharetorch.remote.network.sessions import NetworkedSession
 
 KEPT = 2
 """States of a checkpoint that are kept if nothing is said."""

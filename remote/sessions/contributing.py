@@ -45,11 +45,11 @@ from sharetorch.remote.access import may_read
 from sharetorch.remote.audit import Call
 from sharetorch.remote.methods import method
 from sharetorch.remote.network.control import SESSION
-from sharetorch.remote.network.hosted import HostedSession, handles
-from sharetorch.remote.network.session_messages import Deposit, Expect
-from sharetorch.remote.network.sessions import NetworkedSession
 from sharetorch.remote.objects import Record
 from sharetorch.remote.pointer import PointerTensor
+from sharetorch.remote.sessions.driver import NetworkedSession
+from sharetorch.remote.sessions.hosted import HostedSession, handles
+from sharetorch.remote.sessions.messages import Deposit, Expect
 
 _PART_ELEMENTS = 1 << 18
 

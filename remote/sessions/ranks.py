@@ -50,9 +50,9 @@ from sharetorch.mpc.errors import (
 from sharetorch.mpc.labels import Label, mixed
 from sharetorch.mpc.network.member import Member, Report
 from sharetorch.mpc.policy import Policy
-from sharetorch.remote.network.hosted import HostedSession, handles
-from sharetorch.remote.network.session_messages import AllReduce, Broadcast, Join, Pass
 from sharetorch.remote.network.settings import Address, WorkerSettings
+from sharetorch.remote.sessions.hosted import HostedSession, handles
+from sharetorch.remote.sessions.messages import AllReduce, Broadcast, Join, Pass
 
 START_SECONDS = 120.0
 """For all processes of a worker to start."""

@@ -29,9 +29,9 @@ from sharetorch.mpc.network import frames
 from sharetorch.mpc.network.member import Member
 from sharetorch.mpc.policy import Policy
 from sharetorch.mpc.ring import Elements
-from sharetorch.remote.network.checkpoint_files import Contents, Files, damaged, remove, remove_rests
-from sharetorch.remote.network.hosted import HostedSession, handles
-from sharetorch.remote.network.session_messages import (
+from sharetorch.remote.sessions.checkpoint_files import Contents, Files, damaged, remove, remove_rests
+from sharetorch.remote.sessions.hosted import HostedSession, handles
+from sharetorch.remote.sessions.messages import (
     CheckpointEntry,
     Checkpoints,
     ListCheckpoints,

@@ -40,7 +40,10 @@ from sharetorch.mpc.tensor.location import user_line
 from sharetorch.remote import wire
 from sharetorch.remote.messages import Failed
 from sharetorch.remote.network.control import SESSION, Control
-from sharetorch.remote.network.session_messages import (
+from sharetorch.remote.network.settings import NetworkSettings
+from sharetorch.remote.node import error_of
+from sharetorch.remote.secret_values import driven
+from sharetorch.remote.sessions.messages import (
     Answer,
     Close,
     Command,
@@ -58,9 +61,6 @@ from sharetorch.remote.network.session_messages import (
     Sync,
     written,
 )
-from sharetorch.remote.network.settings import NetworkSettings
-from sharetorch.remote.node import error_of
-from sharetorch.remote.secret_values import driven
 
 _WINDOW = 256
 """Operations that may be under way before the driver waits."""

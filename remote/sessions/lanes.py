@@ -29,8 +29,8 @@ from sharetorch.mpc.errors import SessionEndedError, ShapeError, UnsupportedOper
 from sharetorch.mpc.session import new_id
 from sharetorch.mpc.tensor.shared import Handle, SharedTensor, fresh_shadow
 from sharetorch.mpc.tensor.sharing import sessions
-from sharetorch.remote.network.session_messages import AllReduce, Broadcast, Item, Join, Pass
-from sharetorch.remote.network.sessions import NetworkedSession
+from sharetorch.remote.sessions.driver import NetworkedSession
+from sharetorch.remote.sessions.messages import AllReduce, Broadcast, Item, Join, Pass
 
 _ENDED = b"\xa5ended"
 """How the tag of ``Ended`` begins in a notice."""
