@@ -14,7 +14,7 @@ from sharetorch.mpc.errors import ShareTorchError
 from sharetorch.mpc.paillier import PaillierTensor, keygen
 from sharetorch.mpc.tensor.fixed_precision import FixedPrecisionTensor
 from sharetorch.mpc.tensor.shared import SharedTensor
-from sharetorch.mpc.tensor.sharing import DriverIsProviderWarning, sessions
+from sharetorch.mpc.tensor.sharing import DriverIsProviderWarning
 from sharetorch.nn.linalg import DASH, EncryptedLinearRegression
 from sharetorch.options import local_worker
 from sharetorch.profiling import Profile, debug, profile
@@ -25,7 +25,7 @@ from sharetorch.remote.grid import PrivateGridNetwork, PublicGridNetwork
 from sharetorch.remote.ids import ID_PROVIDER
 from sharetorch.remote.labels import PrivateTensor
 from sharetorch.remote.logging_tensor import LoggingTensor
-from sharetorch.remote.network.client import NetworkedWorker, connect
+from sharetorch.remote.network.client import NetworkedWorker, connect, sync
 from sharetorch.remote.network.group import load_group
 from sharetorch.remote.overload import overloaded
 from sharetorch.remote.plans import (
@@ -42,9 +42,6 @@ from sharetorch.remote.sessions.checkpointing import load_checkpoint, save_check
 from sharetorch.remote.sessions.lanes import DataParallel, Lanes
 from sharetorch.tutorial_names import hook as hook
 from sharetorch.tutorial_names import torch as torch
-
-sync = sessions.sync
-"""Wait until every command given to workers on other machines is done, and raise what went wrong."""
 
 AdditiveSharingTensor = SharedTensor
 AutogradTensor = SharedTensor

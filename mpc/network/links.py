@@ -1,12 +1,13 @@
 """Connections between two members of a session: two one-way TLS connections, one for the frames of each.
 
-Writing is done by a thread of its own, so that two members that send large messages at the same time do not wait for
-each other; reading is done by whoever needs the message. A queue that is too full lets its member wait before the next
-operation. A heartbeat tells the other that a member is alive while it computes.
+Long messages are written by a thread of its own, so that two members that send them at the same time do not wait for
+each other; short ones are written at once, and reading is done by whoever needs the message. A queue that is too full
+lets its member wait before the next operation. A heartbeat tells the other that a member is alive while it computes.
 """
 
 from __future__ import annotations
 
+import select
 import socket
 import ssl
 import threading
@@ -26,6 +27,9 @@ from sharetorch.mpc.network.frames import Direction, Header
 from sharetorch.mpc.ring import Ring
 
 _CHUNK = 1 << 20
+_AT_ONCE = 1 << 16
+"""Bytes of a message that is sent by whoever has it: handing it to another thread would cost more than sending it."""
+_NOT_NOW = (ssl.SSLWantWriteError, ssl.SSLWantReadError, BlockingIOError)
 _LOOKS = 256
 _FAREWELL_SECONDS = 1.0
 GOODBYE = "goodbye"
@@ -77,25 +81,33 @@ class Outgoing:
         self._sequence = 0
         self._queue: deque[list[bytes | memoryview]] = deque()
         self._waiting = 0
+        self._rest: list[memoryview] = []  # of a frame that has begun
+        self._writing = False
         self._error: Exception | None = None
         self._closing = False
         self._changed = threading.Condition()
-        sock.settimeout(None)
+        sock.settimeout(0)
+        self._writable = select.poll()
+        self._writable.register(sock, select.POLLOUT)
         self._thread = threading.Thread(target=self._run, name=f"to {peer}", daemon=True)
         self._thread.start()
 
     def send(self, message: Message) -> None:
-        """Queue a message.
+        """Send a short message at once, if nothing waits before it and the connection takes it; queue any other.
 
         Raises:
             ConnectionLostError: the connection is gone.
         """
         with self._changed:
             self._require_open()
-            self._put(
+            buffers = self._sealed(
                 frames.DATA, operation=message.operation, round=message.round, label=message.label,
                 fields=message.fields, ring=self._ring,
             )  # fmt: skip
+            if self._queue or self._rest or self._writing or sum(map(len, buffers)) > _AT_ONCE:
+                self._enqueue(buffers)
+            else:
+                self._send_now(buffers)
 
     def wait_for_room(self) -> None:
         """Wait until the queue is short enough for another operation.
@@ -124,8 +136,41 @@ class Outgoing:
             )
 
     def _put(self, kind: int, **contents: object) -> None:
+        self._enqueue(self._sealed(kind, **contents))
+
+    def _sealed(self, kind: int, **contents: object) -> list[bytes | memoryview]:
         buffers = frames.seal(self._direction, kind, self._sequence, **contents)  # type: ignore[arg-type]
         self._sequence += 1
+        return buffers
+
+    def _send_now(self, buffers: list[bytes | memoryview]) -> None:
+        """Write what the connection takes without waiting, and leave the rest to the thread that writes."""
+        left = [memoryview(buffer) for buffer in buffers]
+        try:
+            while left:
+                sent = self._sock.send(left[0])
+                left[0] = left[0][sent:]
+                if not left[0]:
+                    del left[0]
+        except _NOT_NOW:
+            self._rest = left
+            self._waiting += sum(map(len, left))
+            self._changed.notify_all()
+        except (OSError, ValueError) as error:
+            self._fail(error)
+            self._require_open()
+
+    def _write(self, buffers: Sequence[bytes | memoryview]) -> None:
+        """Write all of it; waits for the connection, not for the other threads of this process."""
+        for buffer in buffers:
+            view = memoryview(buffer)
+            while view:
+                try:
+                    view = view[self._sock.send(view) :]
+                except _NOT_NOW:
+                    self._writable.poll()
+
+    def _enqueue(self, buffers: list[bytes | memoryview]) -> None:
         self._queue.append(buffers)
         self._waiting += sum(map(len, buffers))
         self._changed.notify_all()
@@ -133,25 +178,40 @@ class Outgoing:
     def _run(self) -> None:
         try:
             while True:
+                buffers = self._next()
+                if not buffers:
+                    return
+                size = sum(map(len, buffers))
+                self._write(buffers)
                 with self._changed:
-                    if not self._queue and not self._closing:
-                        self._changed.wait(self._times.heartbeat)
-                    if not self._queue and not self._closing:
-                        self._put(frames.BEAT)
-                    if not self._queue:
-                        return
-                    buffers = self._queue.popleft()
-                for buffer in buffers:
-                    self._sock.sendall(buffer)
-                with self._changed:
-                    self._waiting -= sum(map(len, buffers))
+                    self._writing = False
+                    self._waiting -= size
                     self._changed.notify_all()
         except (OSError, ValueError) as error:
             with self._changed:
-                self._error = error
-                self._queue.clear()
-                self._waiting = 0
-                self._changed.notify_all()
+                self._fail(error)
+
+    def _next(self) -> Sequence[bytes | memoryview]:
+        """What the thread that writes does next; a heartbeat if there has been nothing for a while."""
+        with self._changed:
+            if not (self._queue or self._rest or self._closing):
+                self._changed.wait(self._times.heartbeat)
+            if not (self._queue or self._rest or self._closing):
+                self._put(frames.BEAT)
+            buffers: Sequence[bytes | memoryview] = self._rest
+            if self._rest:
+                self._rest = []
+            elif self._queue:
+                buffers = self._queue.popleft()
+            self._writing = bool(buffers)
+            return buffers
+
+    def _fail(self, error: Exception) -> None:
+        self._error = error
+        self._queue.clear()
+        self._rest = []
+        self._waiting = 0
+        self._changed.notify_all()
 
     def close(self, note: Note | None = None) -> None:
         """Tell the other member why, if there is a reason; then close."""

@@ -21,6 +21,7 @@ from sharetorch.mpc.errors import (
     UnsupportedOperationError,
 )
 from sharetorch.mpc.network.identity import ALPN_CONTROL, Identity, dial
+from sharetorch.mpc.tensor import sharing
 from sharetorch.remote import worker as workers
 from sharetorch.remote.found import point
 from sharetorch.remote.links import NetworkLink
@@ -428,6 +429,18 @@ def register(made: NetworkedWorker) -> None:
             "remove_worker_from_local_worker_registry()."
         )
     made.enter_local_worker_registry()
+
+
+def sync() -> None:
+    """Wait until everything asked of workers on other machines is done, in sessions and by pointers.
+
+    Raises:
+        ShareTorchError: what went wrong first, with the line that asked for it.
+    """
+    sharing.sessions.sync()
+    for worker in workers.known_workers().values():
+        if isinstance(worker, NetworkedWorker) and worker.connected:
+            worker.sync()
 
 
 def own_identity(tls: Any, identity: str) -> Identity:

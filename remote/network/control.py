@@ -44,6 +44,9 @@ REPLY, PART, NODE, SESSION, HELLO, NOTICE, NESTED, REFUSAL, APPROVAL = range(1, 
 
 PART_BYTES = 4 << 20
 
+_GATHER_SECONDS = 0.0005
+"""How long what nobody waits for may wait for more of its kind: a message for each command would cost more than it."""
+
 _PARKED_SECONDS = 0.1
 """How long the reading thread stays away after somebody has read in its place."""
 
@@ -277,6 +280,8 @@ class Control:
                     self._due.wait(max(0.05, self._last_sent + beat - time.monotonic()))
                 answers, self._answers = self._answers, False
             try:
+                if self._queue and not answers:
+                    time.sleep(_GATHER_SECONDS)
                 self.flush()
                 if answers:
                     with self._sending:

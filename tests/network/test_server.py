@@ -411,6 +411,7 @@ def test_a_worker_that_hangs(start: Callable[..., WorkerProcess], names: None) -
     worker.process.kill()
     with pytest.raises(ConnectionLostError):
         torch.ones(2).send(james)
+    worker.process.wait(10)
     with pytest.raises(WorkerUnreachableError):
         james.connect()
     james.close()

@@ -86,5 +86,5 @@ def assert_same(actual: Any, expected: Any, bound: float = 0.0) -> None:
 def objects() -> list[int]:
     """How many objects each worker holds; or each session, where workers are other processes."""
     if isinstance(ALICE, st.NetworkedWorker):
-        return [session.live for session in sharing.sessions._open.values()]
+        return [getattr(session, "live", 0) for session in sharing.sessions._open.values()]
     return [len(worker._objects) for worker in WORKERS]
