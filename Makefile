@@ -13,12 +13,13 @@ ONE_THREAD := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 NUMBA_NUM_THREADS=1
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help train infer test bench bench-network lint check docs clean
+.PHONY: help train infer test test-big bench bench-network lint check docs clean
 
 help:
 	@echo "make train   train on secret-shared MNIST, with a plaintext twin beside it"
 	@echo "make infer   private inference"
-	@echo "make test    all tests"
+	@echo "make test    all tests, but those that need much memory"
+	@echo "make test-big  tests with tensors of 1 GiB"
 	@echo "make lint    ruff and mypy --strict"
 	@echo "make check   lint and test"
 	@echo "make bench   benchmarks, results in benchmarks/results"
@@ -42,7 +43,10 @@ infer: $(VENV)/.installed-examples
 	$(PY) examples/private_inference.py --plain $(ARGS)
 
 test: $(VENV)/.installed-dev $(VENV)/.installed-examples $(VENV)/.installed-data
-	$(ONE_THREAD) $(VENV)/bin/pytest tests docs/tutorials --nbmake -n $(WORKERS) $(ARGS)
+	$(ONE_THREAD) $(VENV)/bin/pytest tests docs/tutorials --nbmake -n $(WORKERS) --durations=15 $(ARGS)
+
+test-big: $(VENV)/.installed-dev $(VENV)/.installed-examples $(VENV)/.installed-data
+	$(ONE_THREAD) $(VENV)/bin/pytest tests -m big $(ARGS)
 
 bench: $(VENV)/.installed-dev $(VENV)/.installed-examples
 	mkdir -p benchmarks/results

@@ -89,7 +89,7 @@ class Peaks:
 
 
 @needs_memory
-@pytest.mark.slow
+@pytest.mark.big
 @pytest.mark.timeout(180)
 def test_a_large_tensor_is_sent_and_fetched(workers: list[Any], group: dict[str, WorkerProcess]) -> None:
     x = torch.arange(GIB // 8)
@@ -105,7 +105,7 @@ def test_a_large_tensor_is_sent_and_fetched(workers: list[Any], group: dict[str,
 
 
 @needs_memory
-@pytest.mark.slow
+@pytest.mark.big
 @pytest.mark.timeout(180)
 def test_a_large_tensor_is_shared_and_opened(workers: list[Any], group: dict[str, WorkerProcess]) -> None:
     x = torch.arange(GIB // 8)
