@@ -228,7 +228,7 @@ async def write(
 async def check_range(party: Party, x: ArithmeticShare, *, limit_bits: int) -> Result:
     """Debug only: raise if |x| >= 2^limit_bits, after opening x to the parties."""
     if not party.is_provider:
-        (opened,) = await party.open("range check", [x.data]) if party.parties > 1 else [x.data]
+        (opened,) = await party.open("range check", [x.data.clone()]) if party.parties > 1 else [x.data]
         signed = party.ring.to_signed(opened)
         largest = max(int(signed.max()), -int(signed.min())) if signed.numel() else 0
         if largest >= 1 << limit_bits:

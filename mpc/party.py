@@ -108,7 +108,10 @@ class Party:
         return stream
 
     def send(self, receiver: int, label: str, *fields: Payload, offline: bool = False) -> None:
-        """Send without waiting. Offline messages must depend on no input."""
+        """Send without waiting. Offline messages must depend on no input.
+
+        The fields may leave later than this returns, so nothing may be written into them afterwards.
+        """
         size = sum(size_of(part, self.ring.element_bytes) for part in fields)
         depth = 0 if offline else self.clock + 1
         self._channels.send(Message(self.rank, receiver, self.operation, label, fields, depth, size))

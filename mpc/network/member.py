@@ -11,7 +11,13 @@ import msgspec
 
 from sharetorch.mpc import kernels, operations
 from sharetorch.mpc.channel import Message
-from sharetorch.mpc.errors import LimitExceededError, NetworkError, ObjectGoneError, ProtocolError
+from sharetorch.mpc.errors import (
+    LimitExceededError,
+    MalformedRequestError,
+    NetworkError,
+    ObjectGoneError,
+    ProtocolError,
+)
 from sharetorch.mpc.network.links import Link
 from sharetorch.mpc.network.sizes import elements_of
 from sharetorch.mpc.party import Party, Receive
@@ -97,7 +103,13 @@ class Member:
             link.outgoing.send(message)
 
     def put(self, number: int, elements: Elements) -> None:
-        """Hold a share that came from outside; at the provider an empty tensor on ``meta``."""
+        """Hold a share that came from outside; at the provider an empty tensor on ``meta``.
+
+        Raises:
+            MalformedRequestError: the number is taken.
+            LimitExceededError: there is no room.
+        """
+        self.require_free([number])
         self._keep(number, ArithmeticShare(elements))
 
     def get(self, number: int) -> ArithmeticShare:
@@ -127,6 +139,7 @@ class Member:
             ShareTorchError: what the operation or a connection raises; the session must end then.
         """
         found = operations.find(name)
+        self.require_free(outputs)
         operands = [self.get(number) for number in inputs]
         self._require_size(elements_of(name, [tuple(x.data.shape) for x in operands], public, self._max_elements))
         for rank in self._links:
@@ -162,13 +175,26 @@ class Member:
                 "or raise object_bytes."
             )
 
+    def require_free(self, numbers: Sequence[int]) -> None:
+        """Refuse numbers of objects that are held, or that stand twice: what a number says never changes.
+
+        Labels of results are computed from what stands under the operands' numbers (``mpc/release.py``).
+
+        Raises:
+            MalformedRequestError: one is taken.
+        """
+        if len(set(numbers)) != len(numbers) or not self.store.keys().isdisjoint(numbers):
+            raise MalformedRequestError(
+                f"Objects under the numbers {list(numbers)[:8]}: {self.name} holds some of these already, or one stands "
+                "twice. Choose numbers that no object has."
+            )
+
     def _keep(self, number: int, share: ArithmeticShare) -> None:
         """Hold an object; views of one another take room once.
 
         Raises:
             LimitExceededError: there is no room.
         """
-        self.free((number,))
         place = id(share.root)
         uses, elements = self._places.get(place, (0, _elements(share.root.data)))
         if not uses:

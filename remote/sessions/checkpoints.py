@@ -266,8 +266,8 @@ def _load(session: HostedSession, member: Member, item: Load) -> Loaded:
             f"{session.control.peer.id} saved in a session of these members in this order."
         )
     header, path = fitting[0]
-    fresh = len(set(item.numbers)) == len(item.numbers) and member.store.keys().isdisjoint(item.numbers)
-    if len(item.numbers) != len(header.shapes) or not fresh:
+    member.require_free(item.numbers)
+    if len(item.numbers) != len(header.shapes):
         raise MalformedRequestError(
             f"{len(item.numbers)} numbers for the {len(header.shapes)} objects of a checkpoint."
         )

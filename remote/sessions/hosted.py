@@ -269,8 +269,7 @@ class HostedSession:
         """Take a part of a share from the driver."""
         if not self.arrivals.started(item.number):
             self.begin(item.operation)
-            if item.number in member.store:
-                raise MalformedRequestError(f"{self.host.node.id} holds an object {item.number} already.")
+            member.require_free([item.number])
         if item.operation != self._operation:
             raise MalformedRequestError("A part of a share outside of its operation.")
         self._waiting_bytes -= len(item.contents)

@@ -434,8 +434,9 @@ def _held(
 def _require_new(
     session: HostedSession, member: Member, numbers: Sequence[int], shapes: Sequence[Sequence[int]]
 ) -> None:
-    if len(set(numbers)) != len(numbers) or len(numbers) != len(shapes) or not member.store.keys().isdisjoint(numbers):
-        raise MalformedRequestError(f"{session.host.identity.id} holds some of the objects {numbers[:8]} already.")
+    member.require_free(numbers)
+    if len(numbers) != len(shapes):
+        raise MalformedRequestError(f"{len(numbers)} numbers for {len(shapes)} objects.")
 
 
 def _flat(shares: Sequence[Tensor], shapes: Sequence[Sequence[int]]) -> Tensor:

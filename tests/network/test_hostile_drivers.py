@@ -139,9 +139,11 @@ class Rogue:
         """Send an item to a member and wait for its answer."""
         return ask(self.group.rogue[rank], item, seconds)
 
-    def command(self, name: str, *inputs: int, outputs: int = 1, operation: int = 0, **public: Any) -> Command:
-        """A command, by default the next one."""
-        made = [new_id() for _ in range(outputs)]
+    def command(
+        self, name: str, *inputs: int, outputs: int = 1, operation: int = 0, numbers: Any = None, **public: Any
+    ) -> Command:
+        """A command, by default the next one, whose results get new numbers."""
+        made = [new_id() for _ in range(outputs)] if numbers is None else numbers
         return Command(self.id, operation or self.next, name, list(inputs), made, written(public), [])
 
     def local(self, function: str, *args: Any, **kwargs: Any) -> Command:
@@ -183,6 +185,11 @@ COMMANDS: dict[str, tuple[Attack, str]] = {
     "argument of another type": (lambda r: r.command("scale", r.x, values="1"), ""),
     "results too many": (lambda r: r.command("negate", r.x, outputs=2), "ProtocolError"),
     "results too few": (lambda r: r.local("unbind.int", 0), "ProtocolError"),
+    "result under an operand's number": (
+        lambda r: r.command("local", r.x, numbers=[r.x], function="aten.clone.default", args=(Slot(0),), kwargs={}),
+        "MalformedRequestError",
+    ),
+    "results under one number": (lambda r: r.command("relu", r.x, numbers=[77, 77]), "MalformedRequestError"),
     "object that is not there": (lambda r: r.command("negate", 12345), "ObjectGoneError"),
     "debugging": (lambda r: r.command("check_range", r.x, limit_bits=1), "OperationNotAllowedError"),
     "operation repeated": (lambda r: r.command("negate", r.x, operation=r.next - 1), "ProtocolError"),
