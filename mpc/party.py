@@ -145,7 +145,7 @@ class Party:
         Cost: 1 round; each party sends every element to N-1 others.
         """
         received = await self.exchange(label, *shares)
-        return [self._sum(own, [fields[i] for fields in received]) for i, own in enumerate(shares)]
+        return [self.sum(own, *(fields[i] for fields in received)) for i, own in enumerate(shares)]
 
     async def open_bits(self, label: str, bits: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """Reveal XOR-shared bits (0 and 1, any shape) to all parties, packed eight to a byte."""
@@ -166,8 +166,8 @@ class Party:
             total = signed if total is None else self.ring.add(total, signed)
         return total
 
-    def _sum(self, own: Elements, received: list[Elements]) -> Elements:
-        total = own
-        for part in received:
-            total = self.ring.add(total, part)
-        return total
+    def sum(self, first: Elements, *rest: Elements) -> Elements:
+        """Add elements up; what was given is left as it is."""
+        for part in rest:
+            first = self.ring.add(first, part)
+        return first

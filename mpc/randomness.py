@@ -1,8 +1,9 @@
 """Every secret random number of the library comes from here.
 
 Operating-system entropy makes pair secrets; HMAC-SHA256 (HKDF-Expand with one block, RFC 5869) derives from a pair
-secret one key per operation, named by a canonical label; AES-128 in counter mode turns a key into a stream. No key
-ever makes two streams: every operation has a number of its own, and numbers only grow.
+secret one key for 2^16 operations, named by a canonical label; AES-128 in counter mode turns a key into streams: that of
+operation n begins at counter n 2^64. No two streams ever meet: every operation has a number of its own, and numbers
+only grow.
 
 Both holders of a stream run the same program, so they draw the same values in the same order. Sampling rejects, so
 that every distribution is exact.
@@ -14,6 +15,7 @@ import hmac
 import math
 import os
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
@@ -27,11 +29,13 @@ from sharetorch.mpc.ring import Elements, PowerRing, Ring, WideElements, WideFie
 
 KEY_BYTES = 16
 SECRET_BYTES = 32
+OPERATIONS_PER_KEY = 1 << 16
 
 Entropy = Callable[[int], bytes]
 """Where secrets come from: ``os.urandom``, or a recorded source in tests."""
 
 _ZERO_NONCE = bytes(16)
+_ZERO_HALF = bytes(8)
 _STEP = 1 << 18
 _ZEROS = memoryview(bytes(_STEP))
 
@@ -41,11 +45,30 @@ def system_entropy(count: int) -> bytes:
     return os.urandom(count)
 
 
+class _Ended:
+    """What a stream draws from when another has taken its place."""
+
+    def update_into(self, *arguments: Any) -> int:
+        """Raise: what would come now is another operation's."""
+        raise CorrelationReusedError(
+            "This stream belongs to an operation that is over. Draw from the stream of the operation that runs."
+        )
+
+    reset_nonce = update_into
+
+
 class Stream:
-    """AES-128-CTR keystream under a key used for nothing else."""
+    """AES-128-CTR keystream under a key used for nothing else, or a part of one that begins at a counter."""
 
     def __init__(self, key: bytes) -> None:
-        self._encryptor = Cipher(algorithms.AES(key), modes.CTR(_ZERO_NONCE)).encryptor()
+        self._encryptor: Any = Cipher(algorithms.AES(key), modes.CTR(_ZERO_NONCE)).encryptor()
+
+    def successor(self, number: int) -> Stream:
+        """The stream under the same key from counter ``number`` * 2^64 on. This one ends."""
+        made = Stream.__new__(Stream)
+        made._encryptor, self._encryptor = self._encryptor, _ENDED
+        made._encryptor.reset_nonce(number.to_bytes(8, "big") + _ZERO_HALF)
+        return made
 
     def bytes(self, count: int) -> NDArray[np.uint8]:
         """``count`` uniform bytes."""
@@ -112,6 +135,9 @@ class Stream:
         return self.bytes(2 * count).view(np.uint16)
 
 
+_ENDED = _Ended()
+
+
 def fresh_stream(entropy: Entropy = system_entropy) -> Stream:
     """A stream nobody else knows."""
     return Stream(entropy(KEY_BYTES))
@@ -125,9 +151,11 @@ class PairSecret:
             raise ValueError(f"A pair secret has {SECRET_BYTES} bytes, not {len(secret)}.")
         self._secret = secret
         self._last_operation = -1
+        self._key_number = -1
+        self._current: Stream
 
     def stream(self, operation: int) -> Stream:
-        """The stream of one operation; a second request raises.
+        """The stream of one operation; that of the operation before ends, and a second request raises.
 
         Raises:
             CorrelationReusedError: this operation has had its stream, or a later one has begun.
@@ -138,8 +166,12 @@ class PairSecret:
                 "A second use would reveal differences of secrets; begin a new operation."
             )
         self._last_operation = operation
-        info = b"sharetorch/v1/operation/%d\x01" % operation
-        return Stream(hmac.digest(self._secret, info, "sha256")[:KEY_BYTES])
+        number = operation // OPERATIONS_PER_KEY
+        if number != self._key_number:
+            info = b"sharetorch/v2/operations/%d\x01" % number
+            self._current, self._key_number = Stream(hmac.digest(self._secret, info, "sha256")[:KEY_BYTES]), number
+        self._current = self._current.successor(operation)
+        return self._current
 
     def __repr__(self) -> str:
         return "PairSecret(...)"

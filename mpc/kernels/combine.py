@@ -69,26 +69,36 @@ def beaver_combine(e: Words, f: Words, u: Words, v: Words, z: Words, *, leader: 
     return out
 
 
-@kernel(_INPUT, _INPUT, _INPUT, INT, INT, INT, writable("int64"), INT, INT)
+@kernel(_INPUT, _INPUT, _INPUT, _INPUT, INT, INT, INT, writable("int64"), INT, INT)
 def _truncation_part(
-    c: Words, m: Words, t: Words, fraction_bits: int, ring_bits: int, lead: int, out: Words, begin: int, end: int
+    own: Words,
+    others: Words,
+    m: Words,
+    t: Words,
+    fraction_bits: int,
+    ring_bits: int,
+    lead: int,
+    out: Words,
+    begin: int,
+    end: int,
 ) -> None:
-    c, m, t, out = c[begin:end], m[begin:end], t[begin:end], out[begin:end]
+    own, others, m, t, out = own[begin:end], others[begin:end], m[begin:end], t[begin:end], out[begin:end]
     top = ring_bits - 1
     low = (1 << top) - 1
-    offset = 1 << (top - 1 - fraction_bits)
+    offset = 1 << (top - 1)
     unused = 64 - ring_bits
     for i in range(out.size):
-        top_bit = (c[i] >> top) & 1
+        c = own[i] + others[i] + offset
+        top_bit = (c >> top) & 1
         carry = lead * top_bit + (1 - 2 * top_bit) * t[i]
-        y = (carry << (top - fraction_bits)) - m[i] + lead * (((c[i] & low) >> fraction_bits) - offset)
+        y = (carry << (top - fraction_bits)) - m[i] + lead * (((c & low) >> fraction_bits) - (offset >> fraction_bits))
         out[i] = (y << unused) >> unused
 
 
 def truncation_combine(
-    c: Words, m: Words, t: Words, fraction_bits: int, ring_bits: int = WORD_BITS, *, leader: bool
+    own: Words, others: Words, m: Words, t: Words, fraction_bits: int, ring_bits: int = WORD_BITS, *, leader: bool
 ) -> Words:
-    """Give this party's share of x / 2^fraction_bits, rounded up or down at random, after c was opened.
+    """Give this party's share of x / 2^fraction_bits, rounded up or down at random, after x + r was opened.
 
     With l = ring_bits, f = fraction_bits and a random r of l bits: c = x + 2^(l-2) + r is public,
     m = floor((r mod 2^(l-1)) / 2^f), t = the top bit of r, and -2^(l-2) <= x < 2^(l-2). The carry out of bit l-2 of the
@@ -99,7 +109,8 @@ def truncation_combine(
     This is [DEK20]'s probabilistic truncation: y is floor(x / 2^f) or one more, x / 2^f on average.
 
     Args:
-        c: int64, shape (n,), the opened sum modulo 2^l.
+        own: this party's share of x + r, int64, shape (n,).
+        others: the sum of the other parties' shares of x + r, int64, shape (n,).
         m: this party's additive share of m, int64, shape (n,).
         t: this party's additive share of t as a ring element, int64, shape (n,).
         fraction_bits: f, between 0 and l - 2.
@@ -114,14 +125,16 @@ def truncation_combine(
         TypeError: a vector is not int64.
         ValueError: the numbers of bits are out of range.
     """
-    check_vectors(np.int64, c=c, m=m, t=t)
+    check_vectors(np.int64, own=own, others=others, m=m, t=t)
     if not 0 <= fraction_bits <= ring_bits - 2 <= WORD_BITS - 2:
         raise ValueError(
             f"Cannot cut {fraction_bits} bits off a ring of {ring_bits} bits; at most {ring_bits - 2}, of 64."
         )
-    out = np.empty_like(c)
+    out = np.empty_like(own)
     in_parts(
-        lambda begin, end: _truncation_part(c, m, t, fraction_bits, ring_bits, int(leader), out, begin, end),
+        lambda begin, end: _truncation_part(
+            own, others, m, t, fraction_bits, ring_bits, int(leader), out, begin, end
+        ),
         out.size,
         PART,
     )

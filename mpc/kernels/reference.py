@@ -35,10 +35,11 @@ def beaver_combine(e: Tensor, f: Tensor, u: Tensor, v: Tensor, z: Tensor, *, lea
 
 
 def truncation_combine(
-    c: Tensor, m: Tensor, t: Tensor, fraction_bits: int, ring_bits: int = 64, *, leader: bool
+    own: Tensor, others: Tensor, m: Tensor, t: Tensor, fraction_bits: int, ring_bits: int = 64, *, leader: bool
 ) -> Tensor:
     """Give this party's share of x / 2^fraction_bits as a signed number of ring_bits bits; see ``combine``."""
     top = ring_bits - 1
+    c = own + others + (1 << (top - 1))
     top_bit = (c >> top) & 1
     carry = (1 - 2 * top_bit) * t
     share = -m

@@ -13,6 +13,7 @@ The precondition is -B <= x < 2^(l-1) - B.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -25,17 +26,9 @@ from sharetorch.mpc.errors import ModulusError, UnsupportedOperationError
 from sharetorch.mpc.party import Party
 from sharetorch.mpc.protocols.arithmetic import multiply
 from sharetorch.mpc.protocols.mask_comparison import carry_table, less_than_mask, mask_digits
-from sharetorch.mpc.provider import dealt_shares, random_shares
+from sharetorch.mpc.provider import OneTime, dealt_shares, random_shares
 from sharetorch.mpc.ring import PowerRing
 from sharetorch.mpc.share import ArithmeticShare
-
-
-class _Opened(NamedTuple):
-    """The opened c, and a party's shares of m and t."""
-
-    c: Tensor
-    m: Tensor
-    t: Tensor
 
 
 class _Ring(NamedTuple):
@@ -68,20 +61,13 @@ def _top(x: Tensor, bits: int) -> Tensor:
     return (x >> (bits - 1)) & 1
 
 
-async def _open_masked(party: Party, x: ArithmeticShare, divisor: int) -> tuple[_Opened | None, Tensor | None]:
-    """Open x + B + r and deal m and t. Gives the opening to parties and r to the provider."""
-    bits, _, offset = _ring(party, divisor)
-    shape = x.data.shape
-    r = random_shares(party, "truncation mask", shape).take(shape)
-    dealt = await dealt_shares(party, "truncated mask and top bit", (2, *shape), lambda: _split_mask(r, divisor, bits))
-    if party.is_provider:
-        return None, r
-    masked = party.ring.add_into(x.data, r)
-    if party.is_leader:
-        masked = party.ring.add_into(torch.tensor(offset), masked)
-    (c,) = await party.open("masked value", [masked])
-    m, t = dealt.take()
-    return _Opened(c, m, t), None
+async def deal_mask(party: Party, r: Tensor, shape: Sequence[int], divisor: int) -> OneTime[Tensor]:
+    """Shares of m and t of a mask r that the provider knows, stacked: shape (2, *shape).
+
+    Cost: 16 bytes an element, offline.
+    """
+    bits = _ring(party, divisor).bits
+    return await dealt_shares(party, "truncated mask and top bit", (2, *shape), lambda: _split_mask(r, divisor, bits))
 
 
 def _split_mask(r: Tensor, divisor: int, bits: int) -> Tensor:
@@ -92,25 +78,39 @@ def _split_mask(r: Tensor, divisor: int, bits: int) -> Tensor:
     return torch.from_numpy(dealt).reshape(2, *r.shape)
 
 
-def _carry(party: Party, opened: _Opened, bits: int) -> Tensor:
-    """Share of u = c_top XOR t."""
-    c_top = _top(opened.c, bits)
-    u = (1 - 2 * c_top) * opened.t
-    return u + c_top if party.is_leader else u
+async def open_masked(party: Party, *hidden: Tensor) -> list[tuple[Tensor, Tensor]]:
+    """Open x + r, several in one round. Gives for each the own share and the sum of the others'."""
+    received = await party.exchange("masked value", *hidden)
+    return [(own, party.sum(*(fields[i] for fields in received))) for i, own in enumerate(hidden)]
 
 
-def _remove_mask(party: Party, opened: _Opened, divisor: int) -> Tensor:
-    """Share of floor(x / d) + v."""
+def remove_mask(party: Party, own: Tensor, others: Tensor, dealt: OneTime[Tensor], divisor: int) -> Tensor:
+    """Share of floor(x / d) + v, after x + r was opened."""
+    bits, _, offset = _ring(party, divisor)
+    parts = dealt.take((2, *own.shape))
+    if divisor & (divisor - 1):
+        return _remove(party, own + others + offset, parts, divisor)
+    m, t = parts.numpy().reshape(2, -1)
+    opened = (part.contiguous().numpy().reshape(-1) for part in (own, others))
+    y = kernels.truncation_combine(*opened, m, t, divisor.bit_length() - 1, bits, leader=party.is_leader)
+    return torch.from_numpy(y).reshape(own.shape)
+
+
+def _remove(party: Party, c: Tensor, parts: Tensor, divisor: int) -> Tensor:
+    """``remove_mask`` for any divisor; c = x + B + r, parts m and t."""
     bits, half, offset = _ring(party, divisor)
-    if divisor & (divisor - 1) == 0:
-        c, m, t = (part.contiguous().numpy().reshape(-1) for part in opened)
-        y = kernels.truncation_combine(c, m, t, divisor.bit_length() - 1, bits, leader=party.is_leader)
-        return torch.from_numpy(y).reshape(opened.c.shape)
-    c_low = _low(opened.c, bits)
+    c_low = _low(c, bits)
     quotient = c_low // divisor
     step = half // divisor + ((c_low - quotient * divisor + half % divisor) >= divisor).to(torch.int64)
-    share = _carry(party, opened, bits) * step - opened.m
-    return share + quotient - offset // divisor if party.is_leader else share
+    share = _carry(party, c, parts[1], bits) * step - parts[0]
+    return party.ring.reduce(share + quotient - offset // divisor if party.is_leader else share)
+
+
+def _carry(party: Party, c: Tensor, t: Tensor, bits: int) -> Tensor:
+    """Share of u = c_top XOR t."""
+    c_top = _top(c, bits)
+    u = (1 - 2 * c_top) * t
+    return u + c_top if party.is_leader else u
 
 
 async def truncate(party: Party, x: ArithmeticShare, divisor: int) -> ArithmeticShare:
@@ -127,10 +127,14 @@ async def truncate(party: Party, x: ArithmeticShare, divisor: int) -> Arithmetic
     Cost: 1 round, 8 bytes an element to each other party; offline 16.
     Leaks: nothing; the rounding is a function of x and of public c, so open the exact form where that matters.
     """
-    opened, _ = await _open_masked(party, x, divisor)
-    if opened is None:
+    _ring(party, divisor)
+    shape = x.data.shape
+    r = random_shares(party, "truncation mask", shape).take(shape)
+    dealt = await deal_mask(party, r, shape, divisor)
+    if party.is_provider:
         return ArithmeticShare(torch.empty_like(x.data, memory_format=torch.contiguous_format))
-    return ArithmeticShare(party.ring.reduce(_remove_mask(party, opened, divisor)))
+    ((own, others),) = await open_masked(party, party.ring.add_into(x.data, r))
+    return ArithmeticShare(remove_mask(party, own, others, dealt, divisor))
 
 
 async def truncate_exact(party: Party, x: ArithmeticShare, divisor: int) -> ArithmeticShare:
@@ -142,29 +146,28 @@ async def truncate_exact(party: Party, x: ArithmeticShare, divisor: int) -> Arit
     Cost: 3 rounds, 8 bytes and 7 bits an element to each other party for d a power of two, else 4 rounds,
     24 bytes and 14 bits.
     """
-    bits, half, _ = _ring(party, divisor)
-    opened, r = await _open_masked(party, x, divisor)
-    flat_r = None if r is None else (_low(r, bits) % divisor).numpy().reshape(-1)
-    count = x.data.numel()
-    table = await carry_table(party, count, mask_digits(divisor), flat_r)
+    bits, half, offset = _ring(party, divisor)
+    shape, count = tuple(x.data.shape), x.data.numel()
     cases = 1 if half % divisor == 0 else 2
-    thresholds = None
-    if opened is not None:
-        c_low = _low(opened.c, bits).reshape(-1)
-        both = [(c_low % divisor + case * (half % divisor)) % divisor for case in range(cases)]
-        thresholds = np.stack([case.numpy() for case in both])
-    v = await less_than_mask(party, table, thresholds, cases, count)
-    shape = tuple(x.data.shape)
-    if opened is None:
+    r = random_shares(party, "truncation mask", shape).take(shape)
+    dealt = await deal_mask(party, r, shape, divisor)
+    flat_r = (_low(r, bits) % divisor).numpy().reshape(-1) if party.is_provider else None
+    table = await carry_table(party, count, mask_digits(divisor), flat_r)
+    if party.is_provider:
+        v = await less_than_mask(party, table, None, cases, count)
         selected = v.view(v.data[0]) if cases == 1 else await _select(party, v, None)
         return ArithmeticShare(torch.empty(shape, dtype=torch.int64, device="meta") + 0 * selected.data.reshape(shape))
+    ((own, others),) = await open_masked(party, party.ring.add_into(x.data, r))
+    c, parts = own + others + offset, dealt.take((2, *shape))
+    low = _low(c, bits).reshape(-1)
+    both = [(low % divisor + case * (half % divisor)) % divisor for case in range(cases)]
+    v = await less_than_mask(party, table, np.stack([case.numpy() for case in both]), cases, count)
     if cases == 1:
         error = v.data[0]
     else:
-        u = ArithmeticShare(party.ring.reduce(_carry(party, opened, bits)).reshape(-1))
+        u = ArithmeticShare(party.ring.reduce(_carry(party, c, parts[1], bits)).reshape(-1))
         error = (await _select(party, v, u)).data
-    rounded = _remove_mask(party, opened, divisor)
-    return ArithmeticShare(party.ring.reduce(rounded - error.reshape(shape)))
+    return ArithmeticShare(party.ring.reduce(_remove(party, c, parts, divisor) - error.reshape(shape)))
 
 
 async def _select(party: Party, v: ArithmeticShare, u: ArithmeticShare | None) -> ArithmeticShare:

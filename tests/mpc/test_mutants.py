@@ -77,9 +77,7 @@ MUTANTS = {
     "PrivateCompare without the zero of ALWAYS": Mutant(
         reference, "mask_symbols", "certain[:, :1] = 0", "certain[:, :1] = rank", compare
     ),
-    "truncation without the offset": Mutant(
-        truncation, "_open_masked", "torch.tensor(offset)", "torch.tensor(0)", thirds
-    ),
+    "truncation without the offset": Mutant(truncation, "remove_mask", "others + offset", "others", thirds),
     "truncation without the carry": Mutant(truncation, "_carry", "u + c_top if", "0 * u if", thirds),
     "exact truncation with the cases swapped": Mutant(
         truncation, "_select", "v.data[1] - v.data[0]", "v.data[0] - v.data[1]", exact_thirds
@@ -99,9 +97,10 @@ def test_a_planted_mistake_is_found(name: str, monkeypatch: pytest.MonkeyPatch) 
 def test_a_missing_carry_in_the_kernel_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     combine = kernels.truncation_combine
 
-    def without_carry(c: Tensor, m: Tensor, t: Tensor, shift: int, bits: int, *, leader: bool) -> Tensor:
-        low = c & ((1 << (bits - 1)) - 1)
-        return combine(low, m, 0 * t, shift, bits, leader=leader)
+    def without_carry(own: Tensor, others: Tensor, m: Tensor, t: Tensor, shift: int, bits: int, *, leader: bool) -> Tensor:
+        offset = 1 << (bits - 2)
+        low = (own + others + offset) & ((1 << (bits - 1)) - 1)
+        return combine(low, 0 * others - offset, m, 0 * t, shift, bits, leader=leader)
 
     monkeypatch.setattr(kernels, "truncation_combine", without_carry)
     with pytest.raises(AssertionError, match="errors"):

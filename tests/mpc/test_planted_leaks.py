@@ -204,12 +204,20 @@ KEYS = 1 << 18
 
 
 def derived_keys(monkeypatch: pytest.MonkeyPatch) -> set[bytes]:
-    """Keys of as many operations as meet a second time with probability 1 - e^-8 among 2^32."""
+    """As many keys as meet a second time with probability 1 - e^-8 among 2^32."""
     keys: set[bytes] = set()
-    monkeypatch.setattr(randomness, "Stream", lambda key: keys.add(key))
+
+    class Noted:
+        def __init__(self, key: bytes) -> None:
+            keys.add(key)
+
+        def successor(self, number: int) -> "Noted":
+            return self
+
+    monkeypatch.setattr(randomness, "Stream", Noted)
     secret = PairSecret(testing.ReplayedEntropy(1)(32))
-    for operation in range(1, KEYS + 1):
-        secret.stream(operation)
+    for number in range(1, KEYS + 1):
+        secret.stream(number * randomness.OPERATIONS_PER_KEY)
     return keys
 
 

@@ -38,10 +38,13 @@ def test_long_draws_continue_the_keystream(size: int) -> None:
     assert one.bytes(size).tobytes() + one.bytes(5).tobytes() == whole
 
 
-def test_the_key_of_an_operation_is_derived_by_hmac() -> None:
+@pytest.mark.parametrize("operation", [0, 7, 65535, 65536, 65537, (1 << 40) + 3])
+def test_the_stream_of_an_operation_begins_at_its_counter(operation: int) -> None:
     secret = bytes(SECRET_BYTES)
-    key = hmac.digest(secret, b"sharetorch/v1/operation/7\x01", "sha256")[:KEY_BYTES]
-    assert PairSecret(secret).stream(7).words((3,)).tolist() == Stream(key).words((3,)).tolist()
+    key = hmac.digest(secret, b"sharetorch/v2/operations/%d\x01" % (operation >> 16), "sha256")[:KEY_BYTES]
+    counter = (operation << 64).to_bytes(16, "big")
+    expected = Cipher(algorithms.AES(key), modes.CTR(counter)).encryptor().update(bytes(24))
+    assert PairSecret(secret).stream(operation).bytes(24).tobytes() == expected
 
 
 @pytest.mark.parametrize(

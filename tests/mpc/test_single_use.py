@@ -21,6 +21,16 @@ def test_an_operation_has_one_stream_per_pair() -> None:
         secret.stream(3)
 
 
+def test_a_stream_ends_when_the_next_operation_begins() -> None:
+    secret = PairSecret(SECRET)
+    old = secret.stream(3)
+    secret.stream(4)
+    with pytest.raises(CorrelationReusedError, match="over"):
+        old.words((1,))
+    with pytest.raises(CorrelationReusedError, match="over"):
+        old.successor(5)
+
+
 def test_an_operation_that_is_over_has_no_stream() -> None:
     secret = PairSecret(SECRET)
     secret.stream(3)

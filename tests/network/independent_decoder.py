@@ -634,8 +634,9 @@ class Stream:
     """The stream of one operation of a pair."""
 
     def __init__(self, secret: bytes, operation: int) -> None:
-        self.key = hmac.digest(secret, b"sharetorch/v1/operation/%d\x01" % operation, "sha256")[:16]
-        self.block = 0
+        number = operation // 65536
+        self.key = hmac.digest(secret, b"sharetorch/v2/operations/%d\x01" % number, "sha256")[:16]
+        self.block = operation << 64
         self.rest = b""
 
     def bytes(self, count: int) -> bytes:

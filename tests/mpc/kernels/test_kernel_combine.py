@@ -53,24 +53,25 @@ def test_beaver_shares_add_up_to_the_product() -> None:
 def test_truncation_combine_equals_reference(n: int, bits: int, data: st.DataObject, leader: bool, seed: int) -> None:
     rng = np.random.default_rng(seed)
     fraction_bits = data.draw(st.integers(0, bits - 2))
-    c, m, t = (wrapped(words(rng, n), bits) for _ in range(3))
-    before = [c.copy(), m.copy(), t.copy()]
-    result = truncation_combine(c, m, t, fraction_bits, bits, leader=leader)
-    c_tensor, m_tensor, t_tensor = (torch.from_numpy(x) for x in before)
-    want = reference.truncation_combine(c_tensor, m_tensor, t_tensor, fraction_bits, bits, leader=leader)
+    arrays = [wrapped(words(rng, n), bits) for _ in range(4)]
+    before = [array.copy() for array in arrays]
+    result = truncation_combine(*arrays, fraction_bits, bits, leader=leader)
+    tensors = [torch.from_numpy(array) for array in before]
+    want = reference.truncation_combine(*tensors, fraction_bits, bits, leader=leader)
     assert np.array_equal(result, want.numpy())
-    assert all(np.array_equal(x, y) for x, y in zip((c, m, t), before, strict=True))
+    assert all(np.array_equal(x, y) for x, y in zip(arrays, before, strict=True))
 
 
 def truncate(x: Words, r: Words, fraction_bits: int, bits: int, rng: np.random.Generator) -> Words:
     """Truncate with two parties, following [DEK20]."""
     top = bits - 1
-    c = wrapped(x + (1 << (top - 1)) + r, bits)
+    own = words(rng, x.size)
+    others = x + r - own
     m, t = (r & ((1 << top) - 1)) >> fraction_bits, (r >> top) & 1
     m0, t0 = words(rng, x.size), words(rng, x.size)
     shares = (
-        truncation_combine(c, m0, t0, fraction_bits, bits, leader=True),
-        truncation_combine(c, m - m0, t - t0, fraction_bits, bits, leader=False),
+        truncation_combine(own, others, m0, t0, fraction_bits, bits, leader=True),
+        truncation_combine(others, own, m - m0, t - t0, fraction_bits, bits, leader=False),
     )
     return wrapped(shares[0] + shares[1], bits)
 
@@ -103,13 +104,13 @@ def test_wrong_vectors_raise() -> None:
     with pytest.raises(ShapeError):
         beaver_combine(x[::2], x[::2], x[::2], x[::2], x[::2], leader=True)
     with pytest.raises(ShapeError):
-        truncation_combine(x.reshape(2, 2), x, x, 1, leader=True)
+        truncation_combine(x.reshape(2, 2), x, x, x, 1, leader=True)
     with pytest.raises(TypeError):
-        truncation_combine(x, x, x.view(np.uint64), 1, leader=True)
+        truncation_combine(x, x, x, x.view(np.uint64), 1, leader=True)
     with pytest.raises(ValueError, match="63 bits"):
-        truncation_combine(x, x, x, 63, leader=True)
+        truncation_combine(x, x, x, x, 63, leader=True)
     with pytest.raises(ValueError, match="65 bits"):
-        truncation_combine(x, x, x, 16, 65, leader=True)
+        truncation_combine(x, x, x, x, 16, 65, leader=True)
 
 
 @given(st.lists(st.integers(0, 1), max_size=130))

@@ -37,7 +37,7 @@ CASES: dict[str, Callable[[], Any]] = {
         WORDS[0][:1000].reshape(10, 10, 10), WORDS[1][:1000].reshape(10, 10, 10)
     ),
     "beaver_combine": lambda: kernels.beaver_combine(*WORDS, leader=True),
-    "truncation_combine": lambda: kernels.truncation_combine(*WORDS[:3], 16, leader=False),
+    "truncation_combine": lambda: kernels.truncation_combine(*WORDS[:4], 16, leader=False),
     "truncation_mask": lambda: kernels.truncation_mask(WORDS[0], 16),
     "reduce_words": lambda: kernels.reduce_words(RNG_WORDS, 67, 0, more),
     "share_bits": lambda: kernels.share_bits(COMPARAND, SYMBOLS[0]),

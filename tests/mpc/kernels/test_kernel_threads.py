@@ -106,7 +106,7 @@ def test_threads_do_not_change_vectors() -> None:
         symbols = reduce_words(words, 66, 1, lambda count: replacements[:count])
         share = share_bits(x, symbols)
         masked = mask_symbols(share, x, direction, symbols, share, rotation, 1)
-        truncated = truncation_combine(c, m, t, 16, leader=True)
+        truncated = truncation_combine(c, m, m, t, 16, leader=True)
         return [symbols, share, masked, find_zero(share, masked), truncated, beaver_combine(c, m, t, c, m, leader=True)]
 
     set_thread_count(1)
