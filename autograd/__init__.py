@@ -5,6 +5,7 @@ arrive as aten operations on shared gradients. The rules here replace functions 
 index by secrets again: they reuse the bits, trails and inverses of the forward pass.
 
 engine      ``backward``: the gradient of a loss starts as the public number 1
+linear      linear layers
 relu        relu, leaky_relu, abs, clamp, maximum, where, threshold
 extremes    max, min, argmax, argmin
 pooling     max, average and adaptive pooling
@@ -15,6 +16,6 @@ norm        batch normalisation
 tensors     refresh, padding, patches and other functions that only need composing
 """
 
-from sharetorch.autograd import arithmetic, dropout, engine, extremes, losses, norm, pooling, relu, tensors
+from sharetorch.autograd import arithmetic, dropout, engine, extremes, linear, losses, norm, pooling, relu, tensors
 
-__all__ = ["arithmetic", "dropout", "engine", "extremes", "losses", "norm", "pooling", "relu", "tensors"]
+__all__ = ["arithmetic", "dropout", "engine", "extremes", "linear", "losses", "norm", "pooling", "relu", "tensors"]

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sharetorch.mpc.tensor.constants import constant
 from sharetorch.mpc.tensor.shared import SharedTensor, rule
 
 
@@ -19,9 +20,9 @@ def backward(
     inputs: Any = None,
 ) -> None:
     """Backpropagate; a tensor that is no scalar starts with ones, as in the tutorials."""
+    if gradient is None and not loss.encoding.integer:
+        gradient = constant(1.0, loss.shadow, loss)
     with torch._C.DisableTorchFunctionSubclass():
-        if gradient is None:
-            gradient = torch.ones_like(loss)
         torch.autograd.backward(loss, gradient, retain_graph, create_graph, inputs=inputs)
 
 

@@ -324,6 +324,14 @@ def _bilinear(c: _Command) -> Labels:
     return (_map(c.public["function"], c.labels, c.shapes, c.outs[0]),)
 
 
+def _products(c: _Command) -> Labels:
+    places = [(f, (int(i), int(j))) for f, i, j, _ in c.public["terms"]]
+    return tuple(
+        _map(f, [c.labels[k] for k in pair], [c.shapes[k] for k in pair], out)
+        for (f, pair), out in zip(places, c.outs, strict=True)
+    )
+
+
 def _public_bilinear(c: _Command) -> Labels:
     values: Tensor = c.public["values"]
     labels, shapes = [c.labels[0], public(values)], [c.shapes[0], tuple(values.shape)]
@@ -403,12 +411,22 @@ def _constant(c: _Command) -> Labels:
 
 
 def _write(c: _Command) -> Labels:
+    return (_target(c, c.outs[0], 0, range(1, len(c.labels))),)
+
+
+def _write_all(c: _Command) -> Labels:
+    writes = zip(c.public["writes"], c.outs, strict=True)
+    return tuple(_target(c, out, int(target), places) for (target, places, _), out in writes)
+
+
+def _target(c: _Command, out: Shape, target: int, sources: Sequence[int]) -> Label | None:
     """What a target written to as a whole holds afterwards."""
-    written = elementwise(c.labels[1:], c.shapes[1:], c.outs[0], None if len(c.labels) == 2 else "combine")
-    target = c.labels[0]
-    if target is None or not target.restricted:
-        return (written,)
-    return (elementwise([target, written], [c.shapes[0], c.outs[0]], c.outs[0]),)
+    made_by = None if len(sources) == 1 else "combine"
+    written = elementwise([c.labels[k] for k in sources], [c.shapes[k] for k in sources], out, made_by)
+    label = c.labels[target]
+    if label is None or not label.restricted:
+        return written
+    return elementwise([label, written], [c.shapes[target], out], out)
 
 
 RULES: dict[str, Rule] = {
@@ -420,6 +438,7 @@ RULES: dict[str, Rule] = {
     "scale": _with_values,
     "public_bilinear": _public_bilinear,
     "bilinear": _bilinear,
+    "products": _products,
     "truncate": _each(None),
     "non_negative": _each("comparison"),
     "equal_zero": _each("comparison"),
@@ -432,6 +451,7 @@ RULES: dict[str, Rule] = {
     "inverse_square_root": _each("square_root"),
     "refresh": _each(None),
     "write": _write,
+    "write_all": _write_all,
     "check_range": _each(None),
 }
 """Rules by the name of the operation; a test compares them with the command table."""

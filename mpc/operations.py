@@ -7,6 +7,7 @@ returns one share or a tuple of shares, stored under the command's output number
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine, Sequence
+from math import prod
 from typing import Any
 
 import torch
@@ -16,7 +17,9 @@ from sharetorch.mpc import linear
 from sharetorch.mpc.errors import RangeCheckError, UnsupportedOperationError
 from sharetorch.mpc.party import Party
 from sharetorch.mpc.protocols import arithmetic, functions, selection
+from sharetorch.mpc.protocols import products as beaver
 from sharetorch.mpc.protocols.bilinear import BilinearMap
+from sharetorch.mpc.protocols.products import Term
 from sharetorch.mpc.ring import Elements
 from sharetorch.mpc.share import ArithmeticShare
 
@@ -130,8 +133,27 @@ async def bilinear(
     method: str = "probabilistic",
 ) -> Result:
     """f(x, y) / divisor, both secret."""
-    product: ArithmeticShare = await party.suite.bilinear(party, function, x, y)
-    return await _divided(party, product, divisor, method)
+    (result,) = await _products(party, [Term(function, x, y, divisor)], method)
+    return result
+
+
+@operation
+async def products(
+    party: Party,
+    *shares: ArithmeticShare,
+    terms: Sequence[tuple[BilinearMap, int, int, int]],
+    method: str = "probabilistic",
+) -> Result:
+    """f(x, y) / divisor for every term (f, place of x among the operands, place of y, divisor), in the same rounds."""
+    return tuple(await _products(party, [Term(f, shares[i], shares[j], d) for f, i, j, d in terms], method))
+
+
+async def _products(party: Party, terms: Sequence[Term], method: str) -> list[ArithmeticShare]:
+    """Product and truncation together where both are protocols of their own; one after the other elsewhere."""
+    if party.parties > 1 and method == "probabilistic":
+        return await beaver.products(party, terms)
+    whole = [await party.suite.bilinear(party, term.function, term.x, term.y) for term in terms]
+    return [await _divided(party, x, term.divisor, method) for x, term in zip(whole, terms, strict=True)]
 
 
 async def _divided(party: Party, x: ArithmeticShare, divisor: int, method: str) -> ArithmeticShare:
@@ -222,6 +244,38 @@ async def write(
     """Replace the contents of ``target`` in place by the sum of factors times sources, divided, with broadcasting."""
     target.write((await _divided(party, _weighted(party, sources, factors), divisor, method)).data)
     return target
+
+
+@operation
+async def write_all(
+    party: Party,
+    *shares: ArithmeticShare,
+    writes: Sequence[tuple[int, Sequence[int], Sequence[int]]],
+    divisor: int = 1,
+    method: str = "probabilistic",
+) -> Result:
+    """``write`` for several targets in the same rounds: (place of the target, places of the sources, factors)."""
+    sums = [_weighted(party, [shares[k] for k in places], factors) for _, places, factors in writes]
+    if divisor != 1:
+        sums = await _divided_together(party, sums, divisor, method)
+    targets = [shares[target] for target, _, _ in writes]
+    for target, total in zip(targets, sums, strict=True):
+        target.write(total.data)
+    return tuple(targets)
+
+
+async def _divided_together(
+    party: Party, parts: Sequence[ArithmeticShare], divisor: int, method: str
+) -> list[ArithmeticShare]:
+    """x / divisor for several x at once, laid behind one another."""
+    shapes = [part.data.shape for part in parts]
+    sizes = [prod(shape) for shape in shapes]
+    if party.is_provider:
+        flat = torch.empty(sum(sizes), dtype=torch.int64, device="meta")
+    else:
+        flat = torch.cat([part.data.reshape(-1) for part in parts])
+    divided = (await _divided(party, ArithmeticShare(flat), divisor, method)).data
+    return [ArithmeticShare(x.view(shape)) for x, shape in zip(divided.split(sizes), shapes, strict=True)]
 
 
 @operation

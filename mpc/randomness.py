@@ -1,8 +1,8 @@
 """Every secret random number of the library comes from here.
 
 Operating-system entropy makes pair secrets; HMAC-SHA256 (HKDF-Expand with one block, RFC 5869) derives from a pair
-secret one key for 2^16 operations, named by a canonical label; AES-128 in counter mode turns a key into streams: that of
-operation n begins at counter n 2^64. No two streams ever meet: every operation has a number of its own, and numbers
+secret one key for 2^16 operations, named by a canonical label; AES-128 in counter mode turns a key into streams: that
+of operation n begins at counter n 2^64. No two streams ever meet: every operation has a number of its own, and numbers
 only grow.
 
 Both holders of a stream run the same program, so they draw the same values in the same order. Sampling rejects, so

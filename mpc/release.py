@@ -71,12 +71,16 @@ class Book:
         if self.active:
             ins, outs = shapes()
             labels = after(operation, [self._labels.get(number) for number in inputs], ins, outs, public)
-            if operation == "write":
-                labels = (self._written(inputs[0], labels[0]),)
+            if operation in ("write", "write_all"):
+                targets = [inputs[place] for place in _targets(public)]
+                labels = tuple(self._written(target, label) for target, label in zip(targets, labels, strict=True))
             for number, label in zip(outputs, labels, strict=True):
                 if label is not None:
                     self._labels[number] = label
-        if operation in _SAME_MEMORY or (operation == "local" and public["function"] not in _FRESH):
+        if operation == "write_all":
+            for place, output in zip(_targets(public), outputs, strict=True):
+                self._see_together(inputs[place], [output])
+        elif operation in _SAME_MEMORY or (operation == "local" and public["function"] not in _FRESH):
             self._see_together(inputs[0], outputs)
 
     def _see_together(self, base: int, outputs: Sequence[int]) -> None:
@@ -97,6 +101,11 @@ class Book:
             else:
                 self._labels[number] = now
         return self._labels.get(target)
+
+
+def _targets(public: Mapping[str, Any]) -> list[int]:
+    """Places of what is written to among the operands: the first one, or those of ``writes``."""
+    return [int(target) for target, _, _ in public["writes"]] if "writes" in public else [0]
 
 
 _SAME_MEMORY = frozenset({"write", "check_range", "maximum", "route"})

@@ -45,6 +45,10 @@ def elements_of(name: str, shapes: Sequence[Shape], public: Mapping[str, Any], l
     """
     if name == "local":
         return _local(shapes, public, limit)
+    if name == "products":
+        return sum(math.prod(f.shape(shapes[i], shapes[j])) for f, i, j, _ in public["terms"])
+    if name == "write_all":
+        return max(math.prod(np.broadcast_shapes(*(shapes[k] for k in sources))) for _, sources, _ in public["writes"])
     values, function = public.get("values"), public.get("function")
     if isinstance(values, Tensor):
         shapes = [tuple(values.shape), *shapes] if public.get("public_first") else [*shapes, tuple(values.shape)]

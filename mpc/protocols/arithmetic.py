@@ -11,7 +11,7 @@ from __future__ import annotations
 from sharetorch.mpc.cost import Cost
 from sharetorch.mpc.party import Party
 from sharetorch.mpc.protocols.bilinear import BilinearMap, Product
-from sharetorch.mpc.protocols.opening import masked
+from sharetorch.mpc.protocols.opening import Operand, masked
 from sharetorch.mpc.provider import dealt_shares
 from sharetorch.mpc.share import ArithmeticShare
 
@@ -26,6 +26,11 @@ async def bilinear(party: Party, function: BilinearMap, x: ArithmeticShare, y: A
     Leaks: shapes.
     """
     left, right = await masked(party, x, y)
+    return await multiply_opened(party, function, left, right)
+
+
+async def multiply_opened(party: Party, function: BilinearMap, left: Operand, right: Operand) -> ArithmeticShare:
+    """``bilinear`` after its operands were opened. No rounds."""
     if party.is_provider:
         product = function(party.ring, left.mask, right.mask)
         await dealt_shares(party, "product of masks", product.shape, lambda: product)

@@ -47,6 +47,12 @@ def _ring(party: Party, divisor: int) -> _Ring:
     return _Ring(bits, 1 << (bits - 1), divisor * ((1 << (bits - 2)) // divisor))
 
 
+def check_divisor(party: Party, divisor: int) -> None:
+    """Raise ``ModulusError`` for what truncation cannot divide by; 1 fits every ring."""
+    if divisor != 1:
+        _ring(party, divisor)
+
+
 def _check_divisor(divisor: int, bits: int) -> None:
     if not 1 <= divisor <= 1 << (bits - 2):
         raise ModulusError(f"Truncation divides by 1 to 2^{bits - 2}, not by {divisor}; choose a divisor in between.")
@@ -61,21 +67,20 @@ def _top(x: Tensor, bits: int) -> Tensor:
     return (x >> (bits - 1)) & 1
 
 
-async def deal_mask(party: Party, r: Tensor, shape: Sequence[int], divisor: int) -> OneTime[Tensor]:
-    """Shares of m and t of a mask r that the provider knows, stacked: shape (2, *shape).
-
-    Cost: 16 bytes an element, offline.
-    """
+def split_mask(party: Party, r: Tensor, divisor: int) -> Tensor:
+    """m and t of a mask r, stacked: what the provider deals. Shape (2, *r.shape)."""
     bits = _ring(party, divisor).bits
-    return await dealt_shares(party, "truncated mask and top bit", (2, *shape), lambda: _split_mask(r, divisor, bits))
-
-
-def _split_mask(r: Tensor, divisor: int, bits: int) -> Tensor:
-    """m and t of a mask r, stacked."""
     if divisor & (divisor - 1):
         return torch.stack([_low(r, bits) // divisor, _top(r, bits)])
     dealt = kernels.truncation_mask(r.numpy().reshape(-1), divisor.bit_length() - 1, bits)
     return torch.from_numpy(dealt).reshape(2, *r.shape)
+
+
+async def _deal_mask(party: Party, r: Tensor, shape: Sequence[int], divisor: int) -> OneTime[Tensor]:
+    """Shares of m and t of a mask r that the provider knows, stacked."""
+    return await dealt_shares(
+        party, "truncated mask and top bit", (2, *shape), lambda: split_mask(party, r, divisor)
+    )
 
 
 async def open_masked(party: Party, *hidden: Tensor) -> list[tuple[Tensor, Tensor]]:
@@ -84,13 +89,20 @@ async def open_masked(party: Party, *hidden: Tensor) -> list[tuple[Tensor, Tenso
     return [(own, party.sum(*(fields[i] for fields in received))) for i, own in enumerate(hidden)]
 
 
-def remove_mask(party: Party, own: Tensor, others: Tensor, dealt: OneTime[Tensor], divisor: int) -> Tensor:
-    """Share of floor(x / d) + v, after x + r was opened."""
+def remove_mask(party: Party, own: Tensor, others: Tensor, parts: Tensor, divisor: int) -> Tensor:
+    """Share of floor(x / d) + v, after x + r was opened.
+
+    Args:
+        party: this member.
+        own: its share of x + r.
+        others: the sum of the others'.
+        parts: its shares of m and t, shape (2, *own.shape).
+        divisor: d.
+    """
     bits, _, offset = _ring(party, divisor)
-    parts = dealt.take((2, *own.shape))
     if divisor & (divisor - 1):
         return _remove(party, own + others + offset, parts, divisor)
-    m, t = parts.numpy().reshape(2, -1)
+    m, t = (part.numpy().reshape(-1) for part in parts)
     opened = (part.contiguous().numpy().reshape(-1) for part in (own, others))
     y = kernels.truncation_combine(*opened, m, t, divisor.bit_length() - 1, bits, leader=party.is_leader)
     return torch.from_numpy(y).reshape(own.shape)
@@ -130,11 +142,11 @@ async def truncate(party: Party, x: ArithmeticShare, divisor: int) -> Arithmetic
     _ring(party, divisor)
     shape = x.data.shape
     r = random_shares(party, "truncation mask", shape).take(shape)
-    dealt = await deal_mask(party, r, shape, divisor)
+    dealt = await _deal_mask(party, r, shape, divisor)
     if party.is_provider:
         return ArithmeticShare(torch.empty_like(x.data, memory_format=torch.contiguous_format))
     ((own, others),) = await open_masked(party, party.ring.add_into(x.data, r))
-    return ArithmeticShare(remove_mask(party, own, others, dealt, divisor))
+    return ArithmeticShare(remove_mask(party, own, others, dealt.take((2, *shape)), divisor))
 
 
 async def truncate_exact(party: Party, x: ArithmeticShare, divisor: int) -> ArithmeticShare:
@@ -150,7 +162,7 @@ async def truncate_exact(party: Party, x: ArithmeticShare, divisor: int) -> Arit
     shape, count = tuple(x.data.shape), x.data.numel()
     cases = 1 if half % divisor == 0 else 2
     r = random_shares(party, "truncation mask", shape).take(shape)
-    dealt = await deal_mask(party, r, shape, divisor)
+    dealt = await _deal_mask(party, r, shape, divisor)
     flat_r = (_low(r, bits) % divisor).numpy().reshape(-1) if party.is_provider else None
     table = await carry_table(party, count, mask_digits(divisor), flat_r)
     if party.is_provider:

@@ -8,6 +8,7 @@ truncation for powers of two and keeps small gradients accurate.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -18,6 +19,7 @@ from sharetorch.mpc.errors import EncodingRangeError
 from sharetorch.mpc.fixedpoint import INTEGERS, Encoding, Factor, encode, encode_integers, factor, fixed
 from sharetorch.mpc.linear import Slot
 from sharetorch.mpc.protocols.bilinear import BilinearMap, Product
+from sharetorch.mpc.tensor.constants import constant, known
 from sharetorch.mpc.tensor.encodings import collocated, common, result_encoding, to_encoding, truncate_to
 from sharetorch.mpc.tensor.location import user_line
 from sharetorch.mpc.tensor.shared import Handle, SharedTensor, aten
@@ -139,6 +141,9 @@ def reversed_subtract(func: Any, x: SharedTensor, y: Any, alpha: Any = 1) -> Any
 @aten(_aten.neg.default)
 def negate(func: Any, x: SharedTensor) -> SharedTensor:
     """-x."""
+    held = known(x)
+    if held is not None:
+        return constant(-held, x.shadow, x)
     (number,) = x.session.command("negate", x.handle.number)
     return make(x.session, number, x.encoding, x.shadow)
 
@@ -197,7 +202,12 @@ def multiply(func: Any, x: Any, y: Any) -> SharedTensor:
     if is_scalar(y):
         shadow = on_shadows(func, (x, y), {})
         return typed(scale(x, y), shadow)
-    return product(_PRODUCT, x, y, on_shadows(_aten.mul.Tensor, (x, y), {}))
+    shadow = on_shadows(_aten.mul.Tensor, (x, y), {})
+    for one, other in ((x, y), (y, x)):
+        value = known(other)
+        if value is not None and isinstance(one, SharedTensor) and one.shape == shadow.shape:
+            return typed(scale(one, value), shadow)
+    return product(_PRODUCT, x, y, shadow)
 
 
 def typed(x: SharedTensor, shadow: Tensor) -> SharedTensor:
@@ -210,6 +220,9 @@ def typed(x: SharedTensor, shadow: Tensor) -> SharedTensor:
 def scale(x: SharedTensor, value: Any) -> SharedTensor:
     """x times a public number: no round for integers, and for powers of two within the spare digits."""
     number = value.item() if isinstance(value, Tensor) else value
+    held = known(x)
+    if held is not None:
+        return constant(held * number, x.shadow, x)
     if isinstance(number, int):
         return _scaled(x, Factor(int(number), 0), x.encoding)
     if x.encoding.integer:
@@ -262,23 +275,62 @@ def product(function: BilinearMap, x: Any, y: Any, shadow: Tensor) -> SharedTens
     return _public_product(function, y, x, shadow, public_first=True)
 
 
+def products(factors: Sequence[tuple[BilinearMap, Any, Any, Tensor]]) -> list[SharedTensor]:
+    """Several products (function, x, y, shadow), truncated, in the same rounds where all operands are shared."""
+    shared = all(isinstance(x, SharedTensor) and isinstance(y, SharedTensor) for _, x, y, _ in factors)
+    methods = {x.encoding.truncation for _, x, _, _ in factors} if shared else set()
+    if len(methods) != 1 or len(factors) < 2 or Debug.enabled:
+        return [product(*factor) for factor in factors]
+    session = collocated(*(operand for _, x, y, _ in factors for operand in (x, y)))
+    operands: list[SharedTensor] = []
+    terms = []
+    results = []
+    for place, (function, x, y, shadow) in enumerate(factors):
+        planned = _plan(x, y)
+        operands += planned.operands
+        terms.append((function, 2 * place, 2 * place + 1, planned.divisor))
+        results.append((planned.encoding, shadow))
+    numbers = session.command(
+        "products",
+        *(operand.handle.number for operand in operands),
+        outputs=len(terms),
+        terms=tuple(terms),
+        method=methods.pop(),
+    )
+    return [make(session, number, *result) for number, result in zip(numbers, results, strict=True)]
+
+
+class _Plan(NamedTuple):
+    """A product of shared tensors, still to be computed: operands, encoding of the result, divisor."""
+
+    operands: tuple[SharedTensor, SharedTensor]
+    encoding: Encoding
+    divisor: int
+
+
+def _plan(x: SharedTensor, y: SharedTensor) -> _Plan:
+    x, y = _with_headroom(x, y)
+    whole = result_encoding(x.encoding, y.encoding)
+    kept = max(x.encoding.scale, y.encoding.scale)
+    return _Plan((x, y), whole.at_scale(kept), whole.base ** (whole.scale - kept))
+
+
 def _private_product(function: BilinearMap, x: SharedTensor, y: SharedTensor, shadow: Tensor) -> SharedTensor:
     session = collocated(x, y)
-    x, y = _with_headroom(x, y)
-    encoding = result_encoding(x.encoding, y.encoding)
-    kept = max(x.encoding.scale, y.encoding.scale)
+    (x, y), encoding, divisor = _plan(x, y)
     if Debug.enabled:
+        whole = result_encoding(x.encoding, y.encoding)
         (number,) = session.command("bilinear", x.handle.number, y.handle.number, function=function)
-        return _truncated(make(session, number, encoding, shadow), kept)
+        return _truncated(make(session, number, whole, shadow), encoding.scale)
     (number,) = session.command(
         "bilinear",
         x.handle.number,
         y.handle.number,
         function=function,
-        divisor=encoding.base ** (encoding.scale - kept),
+        divisor=divisor,
         method=encoding.truncation,
     )
-    return make(session, number, encoding.at_scale(kept), shadow)
+    return make(session, number, encoding, shadow)
 
 
 def _with_headroom(x: SharedTensor, y: SharedTensor) -> tuple[SharedTensor, SharedTensor]:

@@ -15,7 +15,7 @@ from sharetorch.mpc.protocols.bilinear import (
     Geometry,
     MatrixProduct,
 )
-from sharetorch.mpc.tensor.arithmetic import product
+from sharetorch.mpc.tensor.arithmetic import product, products
 from sharetorch.mpc.tensor.location import user_line
 from sharetorch.mpc.tensor.shared import SharedTensor, aten
 from sharetorch.mpc.tensor.structural import on_shadows
@@ -32,6 +32,14 @@ def matmul(func: Any, x: Any, y: Any) -> SharedTensor:
     else:
         shadow = on_shadows(func, (x, y), {})
     return product(_MATRIX_PRODUCT, x, y, shadow)
+
+
+def matrix_products(pairs: Sequence[tuple[Any, Any]]) -> list[Any]:
+    """x @ y for several pairs of matrices, where nothing needs a derivative in the same rounds."""
+    if torch.is_grad_enabled():
+        return [torch.mm(x, y) for x, y in pairs]
+    shadows = [torch.empty((x.shape[0], y.shape[1]), dtype=x.dtype, device="meta") for x, y in pairs]
+    return products([(_MATRIX_PRODUCT, x, y, shadow) for (x, y), shadow in zip(pairs, shadows, strict=True)])
 
 
 @aten(_aten.mv.default)

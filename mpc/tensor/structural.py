@@ -17,6 +17,7 @@ from sharetorch.mpc.errors import ShapeError, ShareTorchError, UnsupportedOperat
 from sharetorch.mpc.fixedpoint import fixed
 from sharetorch.mpc.linear import Slot
 from sharetorch.mpc.tensor import shared
+from sharetorch.mpc.tensor.constants import constant, known
 from sharetorch.mpc.tensor.encodings import to_encoding
 from sharetorch.mpc.tensor.location import user_line
 from sharetorch.mpc.tensor.shared import Handle, SharedTensor, aten, fresh_shadow
@@ -39,6 +40,9 @@ _KEEP_BITS = linear.VIEWS | {
     )
 }
 """Local operations that make bits of bits."""
+
+_KEEP_VALUE = linear.VIEWS | {str(_aten.clone.default), str(_aten._unsafe_view.default)}
+"""Local operations whose result holds the number that their operand holds everywhere."""
 
 _ELEMENTWISE = frozenset(
     getattr(getattr(_aten, name), overload)
@@ -97,6 +101,9 @@ def apply_local(func: Any, *args: Any, **kwargs: Any) -> Any:
     """A function of ``linear.FUNCTIONS`` whose first shared operand gives the encoding."""
     args, kwargs = _without_masks(args), dict(kwargs)
     shadows = on_shadows(func, args, kwargs)
+    value = known(args[0])
+    if value is not None and str(func) in _KEEP_VALUE and isinstance(shadows, Tensor):
+        return constant(value, shadows, args[0])
     operands: list[SharedTensor] = []
     slotted = tuple(_map(arg, lambda part: _slot(part, operands)) for arg in args)
     several = isinstance(shadows, (list, tuple))

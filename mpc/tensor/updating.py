@@ -1,15 +1,20 @@
-"""In-place sums and products with a factor, the steps of an optimizer: one command and one truncation each."""
+"""In-place sums and products with a factor, the steps of an optimizer: one command and one truncation each.
+
+The multi-tensor forms that optimizers have (``torch._foreach_*``) do it for all parameters in the same rounds.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 
+from sharetorch.mpc.tensor import shared
 from sharetorch.mpc.tensor.arithmetic import combination, is_scalar, multiple
 from sharetorch.mpc.tensor.shared import SharedTensor, aten
 from sharetorch.mpc.tensor.structural import on_shadows
-from sharetorch.mpc.tensor.writing import in_place, write_sum
+from sharetorch.mpc.tensor.writing import Sum, in_place, write_sum, write_sums
 
 _aten = torch.ops.aten
 
@@ -37,3 +42,49 @@ def multiply_(func: Any, x: Any, y: Any) -> Any:
         return in_place(func)(func, x, y)
     write_sum(x, x.shadow, *multiple(x, y))
     return x
+
+
+def _all_real(*lists: Sequence[Any]) -> bool:
+    return all(isinstance(x, SharedTensor) and not x.encoding.integer for tensors in lists for x in tensors)
+
+
+@aten(_aten._foreach_add_.List)
+def add_all(func: Any, xs: Sequence[Any], ys: Sequence[Any], *, alpha: Any = 1) -> None:
+    """x += alpha * y for every pair."""
+    if not _all_real(xs, ys):
+        _one_by_one(func, xs, ys, alpha=alpha)
+        return
+    scaled = {} if alpha == 1 else {"alpha": alpha}
+    shadows = [on_shadows(_aten.add.Tensor, pair, scaled) for pair in zip(xs, ys, strict=True)]
+    sums = zip(xs, shadows, ys, strict=True)
+    write_sums([Sum(x, shadow, *combination(x, y, alpha)) for x, shadow, y in sums])
+
+
+@aten(_aten._foreach_mul_.Scalar)
+def multiply_all(func: Any, xs: Sequence[Any], y: Any) -> None:
+    """x *= y for every x."""
+    if not _all_real(xs):
+        _one_by_one(func, xs, y)
+        return
+    write_sums([Sum(x, x.shadow, *multiple(x, y)) for x in xs])
+
+
+def _one_by_one(func: Any, *args: Any, **kwargs: Any) -> Any:
+    """A multi-tensor operation, tensor by tensor."""
+    name, overload = func.__name__.removeprefix("_foreach_").split(".")
+    packet = getattr(_aten, name)
+    single = getattr(packet, {"List": "Tensor", "ScalarList": "Scalar"}.get(overload, overload), packet)
+    listed = [isinstance(arg, (list, tuple)) for arg in args]
+    made = [
+        single(*(arg[i] if many else arg for arg, many in zip(args, listed, strict=True)), **kwargs)
+        for i in range(len(args[0]))
+    ]
+    return None if name.endswith("_") else made
+
+
+def _multi_tensor(func: Any) -> Any:
+    """The handler of multi-tensor operations that have none of their own."""
+    return _one_by_one if func.__name__.startswith("_foreach_") else None
+
+
+shared.additions.families.insert(0, _multi_tensor)

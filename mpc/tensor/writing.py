@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections import defaultdict
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -10,6 +12,7 @@ from torch import Tensor
 from sharetorch.mpc.errors import MismatchError, ShapeError, UnsupportedOperationError
 from sharetorch.mpc.fixedpoint import Encoding
 from sharetorch.mpc.ring import WideField
+from sharetorch.mpc.session import Session
 from sharetorch.mpc.tensor import shared
 from sharetorch.mpc.tensor.encodings import as_shared, collocated, common, to_encoding
 from sharetorch.mpc.tensor.location import user_line
@@ -105,6 +108,44 @@ def write_sum(
         target.mark.bits = False
 
 
+class Sum(NamedTuple):
+    """What ``write_sum`` takes."""
+
+    target: SharedTensor
+    shadow: Tensor
+    operands: tuple[SharedTensor, ...]
+    factors: tuple[int, ...]
+    encoding: Encoding
+
+
+def write_sums(sums: Sequence[Sum]) -> None:
+    """``write_sum`` for several targets: one command for all that belong to one session and lose as many digits."""
+    alike: defaultdict[Any, list[Sum]] = defaultdict(list)
+    for entry in sums:
+        _require_writable(entry.target, entry.shadow, entry.encoding)
+        common([entry.encoding, entry.target.encoding])
+        held = entry.target.encoding
+        alike[entry.target.session, held.base ** _surplus(entry.encoding, held), held.truncation].append(entry)
+    for (session, divisor, method), entries in alike.items():
+        _write_together(session, divisor, method, entries)
+
+
+def _write_together(session: Session, divisor: int, method: str, sums: Sequence[Sum]) -> None:
+    numbers: list[int] = []
+    writes = []
+    for entry in sums:
+        first = len(numbers)
+        numbers += [entry.target.handle.number, *(operand.handle.number for operand in entry.operands)]
+        writes.append((first, tuple(range(first + 1, len(numbers))), entry.factors))
+    made = session.command(
+        "write_all", *numbers, outputs=len(sums), writes=tuple(writes), divisor=divisor, method=method
+    )
+    for entry, number in zip(sums, made, strict=True):
+        session.free(number)
+        if entry.target.mark is not None:
+            entry.target.mark.bits = False
+
+
 def _require_writable(target: SharedTensor, shadow: Tensor, encoding: Encoding) -> None:
     if target.encoding.integer and not encoding.integer:
         raise MismatchError(f"Real numbers cannot be written into a tensor of integers{user_line()}; convert it first.")
@@ -121,18 +162,22 @@ def _require_writable(target: SharedTensor, shadow: Tensor, encoding: Encoding) 
         )
 
 
+def _surplus(encoding: Encoding, held: Encoding) -> int:
+    """Digits a sum has more than the target keeps."""
+    return 0 if encoding.integer else encoding.scale - held.scale
+
+
 def _write(
     target: SharedTensor, operands: tuple[SharedTensor, ...], factors: tuple[int, ...], encoding: Encoding
 ) -> None:
     """Write a sum, truncated to the digits of the target on the way."""
     common([encoding, target.encoding])
-    surplus = 0 if encoding.integer else encoding.scale - target.encoding.scale
     (number,) = target.session.command(
         "write",
         target.handle.number,
         *(operand.handle.number for operand in operands),
         factors=factors,
-        divisor=target.encoding.base**surplus,
+        divisor=target.encoding.base ** _surplus(encoding, target.encoding),
         method=target.encoding.truncation,
     )
     target.session.free(number)

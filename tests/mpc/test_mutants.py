@@ -97,7 +97,9 @@ def test_a_planted_mistake_is_found(name: str, monkeypatch: pytest.MonkeyPatch) 
 def test_a_missing_carry_in_the_kernel_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     combine = kernels.truncation_combine
 
-    def without_carry(own: Tensor, others: Tensor, m: Tensor, t: Tensor, shift: int, bits: int, *, leader: bool) -> Tensor:
+    def without_carry(
+        own: Tensor, others: Tensor, m: Tensor, t: Tensor, shift: int, bits: int, *, leader: bool
+    ) -> Tensor:
         offset = 1 << (bits - 2)
         low = (own + others + offset) & ((1 << (bits - 1)) - 1)
         return combine(low, 0 * others - offset, m, 0 * t, shift, bits, leader=leader)

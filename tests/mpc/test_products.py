@@ -1,172 +1,180 @@
-"""Beaver products: elementwise, matrices, convolutions and their gradients, for every number of parties and modulus."""
+"""Several products and their truncations in the same rounds."""
 
-from itertools import product
+from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 from torch import Tensor
-from torch.nn import functional as F
 
-from sharetorch.mpc import testing
-from sharetorch.mpc.protocols.arithmetic import bilinear, multiply
-from sharetorch.mpc.protocols.bilinear import (
-    BilinearMap,
-    Convolution,
-    ConvolutionInputGradient,
-    ConvolutionKernelGradient,
-    Geometry,
-    MatrixProduct,
-    Product,
-)
+from sharetorch.mpc import kernels, testing
+from sharetorch.mpc.channel import Message
+from sharetorch.mpc.errors import ModulusError
+from sharetorch.mpc.kernels import reference
+from sharetorch.mpc.party import Party
+from sharetorch.mpc.protocols import products as beaver
+from sharetorch.mpc.protocols.bilinear import BilinearMap, Convolution, Geometry, MatrixProduct, Product
+from sharetorch.mpc.protocols.products import Term, products, products_cost
 from sharetorch.mpc.ring import PowerRing, ring_of
-from tests.strategies import FIELDS, broadcastable, party_counts, words
+from sharetorch.mpc.share import ArithmeticShare
+from tests.mpc.views import put_equal, require_independent_runs, require_nothing_seen, require_same_views
 
-PARTIES = [2, 3, 4, 5]
-MODULI = [None, *FIELDS]
-
-
-def secret(*shape: int, seed: int = 0, bound: int = 1 << 12) -> Tensor:
-    """Integers of both signs."""
-    return torch.randint(-bound, bound, shape, generator=torch.Generator().manual_seed(seed + sum(shape)))
+BITS = 16
+UNIT = 1 << BITS
+GEOMETRY = Geometry((2, 3, 8, 8), (4, 3, 3, 3), (1, 1), (1, 1), (1, 1), 1)
+Places = Sequence[tuple[BilinearMap, int, int, int]]
 
 
-def shared_bilinear(function: BilinearMap, x: Tensor, y: Tensor, n: int = 2, modulus: int | None = None) -> Tensor:
-    """f(x, y) by the protocol."""
-
-    async def evaluate(party: Any, a: Any, b: Any) -> Any:
-        return await bilinear(party, function, a, b)
-
-    session = testing.session(n, ring=ring_of(modulus), seed=17)
-    result = testing.run_value(session, evaluate, testing.put_value(session, x), testing.put_value(session, y))
-    return torch.as_tensor(result)
+async def run_products(party: Party, *shares: ArithmeticShare, terms: Places) -> Any:
+    return tuple(await products(party, [Term(f, shares[i], shares[j], d) for f, i, j, d in terms]))
 
 
-@given(broadcastable(words), party_counts)
-def test_products_are_exact_with_broadcasting(pair: tuple[Tensor, Tensor], n: int) -> None:
-    x, y = pair
-    session = testing.session(n)
-    result = testing.run_value(session, multiply, testing.put_value(session, x), testing.put_value(session, y))
-    assert torch.equal(result, x * y)
+def values(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randint(-(1 << 20), 1 << 20, shape, generator=torch.Generator().manual_seed(seed))
 
 
-@given(broadcastable(st.integers(-(2**14), 2**14)), st.sampled_from(FIELDS), party_counts)
-def test_products_are_exact_in_fields(pair: tuple[Tensor, Tensor], modulus: int, n: int) -> None:
-    x, y = pair
-    assert torch.equal(shared_bilinear(Product(), x, y, n, modulus), x * y)
+def compute(parties: int, operands: Sequence[Tensor], terms: Places) -> list[Tensor]:
+    session = testing.session(parties, seed=parties)
+    numbers = [testing.put_value(session, operand) for operand in operands]
+    held = testing.run(session, run_products, *numbers, terms=terms)
+    return [sum(parts[k].data for parts in held[:parties]) for k in range(len(terms))]
 
 
-@pytest.mark.parametrize("modulus", FIELDS)
-def test_products_wrap_at_the_modulus(modulus: int) -> None:
-    x, y = secret(9, bound=modulus.bit_length() and min(modulus // 2, 1 << 61)), secret(9, seed=1, bound=1 << 30)
-    session = testing.session(3, ring=ring_of(modulus))
-    results = testing.run(session, multiply, testing.put_value(session, x), testing.put_value(session, y))[:3]
-    parts = [getattr(share.data, "array", share.data) for share in results]
-    found = [sum(int(part[i]) for part in parts) % modulus for i in range(9)]
-    assert found == [a * b % modulus for a, b in zip(x.tolist(), y.tolist(), strict=True)]
+@pytest.mark.parametrize("parties", [2, 3, 5])
+def test_every_term_is_its_product_divided(parties: int) -> None:
+    operands = [values(6, 5), values(5, 7, seed=1), values(7, 5, seed=2), values(6, 5, seed=3)]
+    terms = [
+        (MatrixProduct(), 0, 1, UNIT),
+        (MatrixProduct(), 1, 2, 1),
+        (Product(), 0, 3, 1000),
+        (Product(), 0, 0, UNIT),
+    ]
+    found = compute(parties, operands, terms)
+    for (function, i, j, divisor), result in zip(terms, found, strict=True):
+        exact = function(ring_of(None), operands[i], operands[j])
+        error = result - torch.div(exact, divisor, rounding_mode="floor")
+        assert set(error.unique().tolist()) <= ({0} if divisor == 1 else {0, 1})
 
 
-@pytest.mark.parametrize("bits", [4, 5])
-def test_products_are_exact_over_whole_small_rings(bits: int) -> None:
-    ring = PowerRing(bits)
-    values = ring.from_integers(torch.arange(ring.modulus))
-    x, y = values.repeat_interleave(len(values)).repeat(8), values.repeat(len(values)).repeat(8)
-    session = testing.session(ring=ring, seed=2)
-    result = testing.run_value(session, multiply, testing.put_value(session, x), testing.put_value(session, y))
-    assert torch.equal(result, ring.reduce(x * y))
+@pytest.mark.parametrize("function", [Product(), MatrixProduct(), Convolution(GEOMETRY)])
+def test_every_map_shares_its_mask_with_the_truncation(function: BilinearMap) -> None:
+    shapes = {Product: ((4, 1), (1, 5)), MatrixProduct: ((2, 3, 4), (2, 4, 5))}
+    left, right = shapes.get(type(function), (GEOMETRY.image, GEOMETRY.kernel))
+    operands = [values(*left), values(*right, seed=1)]
+    (found,) = compute(2, operands, [(function, 0, 1, UNIT)])
+    error = found - (function(ring_of(None), *operands) >> BITS)
+    assert set(error.unique().tolist()) == {0, 1}
 
 
-@pytest.mark.parametrize("n", PARTIES)
-def test_a_share_may_be_multiplied_by_itself(n: int) -> None:
-    x = secret(7)
-    session = testing.session(n)
-    number = testing.put_value(session, x)
-    assert torch.equal(testing.run_value(session, multiply, number, number), x * x)
+@pytest.mark.parametrize("bits", [4, 6])
+def test_a_whole_small_ring(bits: int) -> None:
+    """All x and y whose product stays in the domain, in all sharings of x."""
+    ring, limit = PowerRing(bits), 1 << (bits - 2)
+    splits = testing.all_splits(range(-limit, limit), ring)
+    session = testing.session(ring=ring, seed=bits)
+    for y in range(-3, 4):
+        fits = (splits.values * y >= -limit) & (splits.values * y < limit)
+        x, first = splits.values[fits].repeat(8), splits.first[fits].repeat(8)
+        numbers = [testing.put_against(session, x, first), testing.put_value(session, torch.full_like(x, y))]
+        held = testing.run(session, run_products, *numbers, terms=[(Product(), 0, 1, 2)])
+        found = ring.reduce(sum(parts[0].data for parts in held[:2]))
+        assert set((found - (x * y >> 1)).tolist()) <= {0, 1}, y
 
 
-@pytest.mark.parametrize(("n", "modulus"), list(product(PARTIES, MODULI)))
-@pytest.mark.parametrize("shape", [(3, 4, 5), (1, 1, 1), (2, 0, 3), (0, 2, 2)])
-def test_matrix_products_are_exact(shape: tuple[int, int, int], n: int, modulus: int | None) -> None:
-    rows, inner, columns = shape
-    x, y = secret(rows, inner), secret(inner, columns, seed=1)
-    assert torch.equal(shared_bilinear(MatrixProduct(), x, y, n, modulus), x @ y)
+def test_what_is_sent_equals_what_is_declared() -> None:
+    for parties in (2, 3, 4):
+        session = testing.session(parties)
+        x, y, z = (testing.put_value(session, values(*shape)) for shape in ((3, 4), (4, 5), (3, 4)))
+        terms = [(MatrixProduct(), 0, 1, UNIT), (Product(), 0, 2, UNIT), (Product(), 2, 2, 1)]
+        testing.require_cost(session, products_cost(44, 27, 12, parties), run_products, x, y, z, terms=terms)
+        testing.require_cost(session, products_cost(0, 27, 12, parties), run_products, x, y, z, terms=terms)
+        testing.require_cost(session, products_cost(0, 0, 12, parties), run_products, x, y, z, terms=terms[2:])
 
 
-@pytest.mark.parametrize("modulus", MODULI)
-def test_batched_matrix_products_are_exact(modulus: int | None) -> None:
-    x, y = secret(3, 2, 4), secret(3, 4, 5, seed=1)
-    assert torch.equal(shared_bilinear(MatrixProduct(), x, y, 3, modulus), x @ y)
+def test_a_divisor_beyond_the_ring_is_refused_before_anything_is_sent() -> None:
+    session = testing.session()
+    x = testing.put_value(session, [1, 2])
+    with session.record() as transcript, pytest.raises(ModulusError, match="divides by"):
+        session.command("bilinear", x, x, function=Product(), divisor=1 << 63)
+    assert not transcript
 
 
-def test_matrix_products_wrap_around() -> None:
-    x, y = secret(5, 6, bound=1 << 62), secret(6, 4, seed=1, bound=1 << 62)
-    expected = (x.numpy().astype(object) @ y.numpy().astype(object)) % (1 << 64)
-    assert np.array_equal(shared_bilinear(MatrixProduct(), x, y).numpy().astype(object) % (1 << 64), expected)
+COUNT = 1 << 16
 
 
-GEOMETRIES = [
-    pytest.param(Geometry((2, 3, 9), (4, 3, 3), (1,), (0,), (1,), 1), id="1d"),
-    pytest.param(Geometry((1, 4, 11), (6, 2, 3), (2,), (2,), (2,), 2), id="1d with everything"),
-    pytest.param(Geometry((2, 3, 6, 5), (4, 3, 3, 2), (1, 1), (0, 0), (1, 1), 1), id="2d"),
-    pytest.param(Geometry((2, 3, 7, 6), (2, 3, 3, 3), (2, 3), (0, 0), (1, 1), 1), id="stride"),
-    pytest.param(Geometry((2, 3, 4, 5), (2, 3, 3, 3), (1, 1), (1, 2), (1, 1), 1), id="padding"),
-    pytest.param(Geometry((2, 2, 7, 8), (2, 2, 2, 3), (1, 1), (0, 0), (3, 2), 1), id="dilation"),
-    pytest.param(Geometry((2, 6, 5, 5), (4, 3, 3, 3), (1, 1), (0, 0), (1, 1), 2), id="groups"),
-    pytest.param(Geometry((1, 4, 6, 6), (4, 1, 3, 3), (1, 1), (1, 1), (1, 1), 4), id="depthwise"),
-    pytest.param(Geometry((2, 4, 9, 8), (6, 2, 2, 3), (2, 1), (1, 2), (2, 1), 2), id="2d with everything"),
-]
+def watch(value: int, seed: int = 1, parties: int = 2) -> list[Message]:
+    session = testing.session(parties, seed=seed)
+    x, y = put_equal(session, value, COUNT), put_equal(session, 3, COUNT)
+    with session.record() as transcript:
+        testing.run(session, run_products, x, y, terms=[(Product(), 0, 1, UNIT), (Product(), 0, 0, 4)])
+    return list(transcript)
 
 
-def convolve(x: Tensor, w: Tensor, g: Geometry) -> Tensor:
-    """PyTorch's convolution in float64, where small integers are exact."""
-    function = F.conv1d if len(g.window) == 1 else F.conv2d
-    return function(x, w, None, g.stride, g.padding, g.dilation, g.groups)
+@pytest.mark.parametrize("parties", [2, 3])
+def test_members_see_nothing(parties: int) -> None:
+    for rank in range(parties):
+        first, other = watch(7, parties=parties), watch(-5, seed=1, parties=parties)
+        require_nothing_seen(first, rank)
+        require_same_views(first, other, rank)
+        require_independent_runs(first, watch(7, seed=2, parties=parties), rank)
+    assert all(message.receiver != parties for message in first), "the provider receives nothing"
 
 
-def gradients(g: Geometry, x: Tensor, w: Tensor, upstream: Tensor) -> tuple[Tensor, Tensor]:
-    """PyTorch's gradients of a convolution for image and kernel, as integers."""
-    leaves = [x.double().requires_grad_(), w.double().requires_grad_()]
-    image, kernel = torch.autograd.grad(convolve(*leaves, g), leaves, upstream.double())
-    return image.long(), kernel.long()
+def one_mask_for_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn = beaver.random_shares
+
+    def leaking(party: Party, label: str, shape: Any) -> Any:
+        return type(made := drawn(party, label, (1,)))(label, made.take().expand(shape).clone())
+
+    monkeypatch.setattr(beaver, "random_shares", leaking)
 
 
-@pytest.mark.parametrize("modulus", [None, FIELDS[2], FIELDS[3]])
-@pytest.mark.parametrize("g", GEOMETRIES)
-def test_convolutions_are_exact(g: Geometry, modulus: int | None) -> None:
-    x, w = secret(*g.image), secret(*g.kernel, seed=1)
-    expected = convolve(x.double(), w.double(), g).long()
-    assert torch.equal(shared_bilinear(Convolution(g), x, w, 2, modulus), expected)
+def no_mask(monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn = beaver.random_shares
+
+    def leaking(party: Party, label: str, shape: Any) -> Any:
+        return type(made := drawn(party, label, shape))(label, made.take() * 0)
+
+    monkeypatch.setattr(beaver, "random_shares", leaking)
 
 
-@pytest.mark.parametrize("modulus", [None, FIELDS[2]])
-@pytest.mark.parametrize("g", GEOMETRIES)
-def test_gradients_of_convolutions_are_exact(g: Geometry, modulus: int | None) -> None:
-    x, w, upstream = secret(*g.image), secret(*g.kernel, seed=1), secret(*g.output, seed=2)
-    image, kernel = gradients(g, x, w, upstream)
-    assert torch.equal(shared_bilinear(ConvolutionInputGradient(g), upstream, w, 2, modulus), image)
-    assert torch.equal(shared_bilinear(ConvolutionKernelGradient(g), upstream, x, 2, modulus), kernel)
+def top_bit_dealt_in_the_clear(monkeypatch: pytest.MonkeyPatch) -> None:
+    dealt = beaver.dealt_shares
+
+    async def leaking(party: Party, label: str, shape: Any, value: Any) -> Any:
+        with pytest.MonkeyPatch.context() as patch:
+            if party.is_provider:
+                patch.setattr(type(party.ring), "subtract_into", lambda ring, x, y: x)
+            return await dealt(party, label, shape, value)
+
+    monkeypatch.setattr(beaver, "dealt_shares", leaking)
 
 
-@pytest.mark.parametrize("n", PARTIES)
-def test_convolutions_work_for_any_number_of_parties(n: int) -> None:
-    g = Geometry((2, 3, 6, 5), (4, 3, 3, 2), (1, 2), (1, 0), (1, 1), 1)
-    x, w = secret(*g.image), secret(*g.kernel, seed=1)
-    assert torch.equal(shared_bilinear(Convolution(g), x, w, n), convolve(x.double(), w.double(), g).long())
+@pytest.mark.parametrize("plant", [one_mask_for_all, no_mask, top_bit_dealt_in_the_clear])
+def test_a_planted_leak_is_seen(plant: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    plant(monkeypatch)
+    seen = watch(7)
+    with pytest.raises(AssertionError):
+        for rank in (0, 1):
+            require_nothing_seen(seen, rank)
 
 
-def test_large_batches_are_convolved_in_steps(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sharetorch.mpc.protocols.bilinear._PATCH_ELEMENTS", 300)
-    g = Geometry((5, 2, 5, 5), (3, 2, 3, 3), (1, 1), (0, 0), (1, 1), 1)
-    x, w, upstream = secret(*g.image), secret(*g.kernel, seed=1), secret(*g.output, seed=2)
-    image, kernel = gradients(g, x, w, upstream)
-    assert torch.equal(shared_bilinear(Convolution(g), x, w), convolve(x.double(), w.double(), g).long())
-    assert torch.equal(shared_bilinear(ConvolutionInputGradient(g), upstream, w), image)
-    assert torch.equal(shared_bilinear(ConvolutionKernelGradient(g), upstream, x), kernel)
+def test_a_missing_correction_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    """r = w instead of w - c."""
+    monkeypatch.setattr(Term, "evaluate", _without_product)
+    (found,) = compute(2, [values(64), values(64, seed=1)], [(Product(), 0, 1, UNIT)])
+    error = found - (values(64) * values(64, seed=1) >> BITS)
+    assert not set(error.tolist()) <= {0, 1}
 
 
-def test_an_empty_batch_is_convolved_to_an_empty_batch() -> None:
-    g = Geometry((0, 2, 5, 5), (3, 2, 3, 3), (1, 1), (0, 0), (1, 1), 1)
-    assert shared_bilinear(Convolution(g), secret(*g.image), secret(*g.kernel)).shape == (0, 3, 3, 3)
+_evaluate = Term.evaluate
+
+
+def _without_product(self: Term, party: Party, left: Any, right: Any, w: Tensor) -> Tensor:
+    return w if party.is_provider else _evaluate(self, party, left, right, w)
+
+
+def test_kernels_of_numba_and_torch_agree_on_the_mask() -> None:
+    r = values(100) * (1 << 40)
+    compiled = torch.from_numpy(kernels.truncation_mask(r.numpy(), BITS))
+    assert torch.equal(compiled, reference.truncation_mask(r, BITS))

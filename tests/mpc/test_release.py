@@ -751,6 +751,35 @@ def test_a_book_forgets_what_is_freed(book: Book) -> None:
     assert not any(len(group) for group in book._views.values())
 
 
+def test_every_term_of_several_products_has_its_own_label() -> None:
+    public = {"terms": [[MatrixProduct(), 0, 1, 4], [Product(), 0, 0, 4]], "method": "probabilistic"}
+    weighted, squared = after("products", [ROWS, None], [(20, 3), (3, 4)], [(20, 4), (20, 3)], public)
+    assert weighted == bilinear(MatrixProduct(), ROWS, None, (20, 3), (3, 4))
+    assert squared == bilinear(Product(), ROWS, ROWS, (20, 3), (20, 3))
+
+
+def test_every_target_written_to_takes_the_label_of_its_own_sources() -> None:
+    book = Book()
+    book.enter(1, None)
+    book.enter(2, None)
+    book.enter(3, ROWS)
+    shapes = [(20, 3), (20, 3), (20, 3)]
+    public = {"writes": [[0, [2], [1]], [1, [1], [2]]], "divisor": 1}
+    book.follow("write_all", (1, 2, 3), lambda: (shapes, shapes[:2]), (4, 5), public)
+    assert rows_of(book.label(1)) == rows_of(book.label(4)) == rows_of(ROWS)
+    assert book.label(2) is None and book.label(5) is None
+
+
+def test_a_view_of_one_of_several_targets_is_not_trusted_afterwards() -> None:
+    book = Book()
+    book.enter(3, ROWS)
+    view = {"function": "aten.t.default", "args": (), "kwargs": {}}
+    book.follow("local", (1,), lambda: ([(20, 3)], [(3, 20)]), (9,), view)
+    public = {"writes": [[0, [1], [1]]], "divisor": 1}
+    book.follow("write_all", (1, 3), lambda: ([(20, 3), (20, 3)], [(20, 3)]), (4,), public)
+    assert book.label(9) is not None and book.label(9).restricted
+
+
 def test_following_costs_little_where_nobody_restricts_anything() -> None:
     book = Book()
     public = {"function": Product(), "divisor": 1}

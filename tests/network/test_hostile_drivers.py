@@ -211,6 +211,13 @@ COMMANDS: dict[str, tuple[Attack, str]] = {
     "bilinear map without its geometry": (
         lambda r: r.command("bilinear", r.x, r.x, function=MatrixProduct(), divisor=1), ""
     ),
+    "product of an operand that is not among the inputs": (
+        lambda r: r.command("products", r.x, terms=[[Product(), 0, 3, 1]]), ""
+    ),
+    "products without terms": (lambda r: r.command("products", r.x, terms=[]), ""),
+    "written to no operand": (lambda r: r.command("write_all", r.x, writes=[[2, [0], [1]]]), ""),
+    "written without sources": (lambda r: r.command("write_all", r.x, writes=[[0, [], []]]), ""),
+    "factors of another number": (lambda r: r.command("write_all", r.x, writes=[[0, [0], [1, 2]]]), ""),
     "output that was not refreshed": (lambda r: Output(r.id, r.x), "OperationNotAllowedError"),
     "output of what is not there": (lambda r: Output(r.id, 12345), "ObjectGoneError"),
     "input of another size": (lambda r: r.input([2], 8), "MalformedRequestError"),

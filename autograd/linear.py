@@ -1,0 +1,44 @@
+"""Linear layers: the backward pass opens the gradient once, and makes both products in the same rounds."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch.nn import functional as F
+
+from sharetorch.autograd.engine import apply, is_shared
+from sharetorch.mpc.tensor.products import matrix_products
+from sharetorch.mpc.tensor.shared import rule
+
+
+class _Linear(torch.autograd.Function):
+    """y = x w^T + b; dx = g w, dw = g^T x, db = the sum of g over rows. x is a matrix."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Any, w: Any, b: Any) -> Any:
+        ctx.save_for_backward(x, w)
+        y = torch.mm(x, w.t())
+        return y if b is None else y + b
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Any) -> Any:
+        x, w = ctx.saved_tensors
+        for_x, for_w, for_b = ctx.needs_input_grad
+        pairs = [pair for pair, needed in (((gradient, w), for_x), ((gradient.t(), x), for_w)) if needed]
+        made = iter(matrix_products(pairs))
+        return next(made) if for_x else None, next(made) if for_w else None, gradient.sum(0) if for_b else None
+
+
+_LINEAR = F.linear
+
+
+@rule(F.linear)
+def linear(input: Any, weight: Any, bias: Any = None) -> Any:
+    """x w^T + b over the last dimension."""
+    if not (is_shared(input) and is_shared(weight)) or input.dim() == 0:
+        with torch._C.DisableTorchFunctionSubclass():
+            return _LINEAR(input, weight, bias)
+    rows = input if input.dim() == 2 else input.reshape(-1, input.shape[-1])
+    result = apply(_Linear, rows, weight, bias)
+    return result if input.dim() == 2 else result.reshape(*input.shape[:-1], -1)

@@ -1,0 +1,98 @@
+"""SGD on shared parameters: one command for all of them, and the same numbers."""
+
+import copy
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+import sharetorch as st
+
+VARIANTS: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "momentum": {"momentum": 0.9},
+    "dampening": {"momentum": 0.9, "dampening": 0.5},
+    "nesterov": {"momentum": 0.9, "nesterov": True},
+    "weight decay": {"weight_decay": 0.1, "momentum": 0.5},
+    "maximize": {"maximize": True, "momentum": 0.5},
+}
+
+
+@pytest.fixture
+def members() -> dict[str, Any]:
+    parties = [st.VirtualWorker(id=name) for name in ("alice", "bob", "provider")]
+    return {"parties": parties[:2], "crypto_provider": parties[2]}
+
+
+def share(x: Any, members: dict[str, Any]) -> Any:
+    return x.share(*members["parties"], crypto_provider=members["crypto_provider"])
+
+
+def models(members: dict[str, Any]) -> tuple[nn.Module, nn.Module]:
+    torch.manual_seed(3)
+    plain = nn.Sequential(nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 2))
+    return plain, share(copy.deepcopy(plain), members)
+
+
+def step(model: nn.Module, optimizer: torch.optim.Optimizer, x: Any, y: Any) -> None:
+    optimizer.zero_grad()
+    ((model(x) - y) ** 2).mean().backward()
+    optimizer.step()
+
+
+@pytest.mark.parametrize("foreach", [None, True, False])
+@pytest.mark.parametrize("options", VARIANTS.values(), ids=VARIANTS.keys())
+def test_steps_follow_plain_training(options: dict[str, Any], foreach: bool | None, members: dict[str, Any]) -> None:
+    plain, shared = models(members)
+    x, y = torch.randn(8, 6), torch.randn(8, 2)
+    optimizers = [torch.optim.SGD(m.parameters(), lr=0.05, foreach=foreach, **options) for m in (plain, shared)]
+    for _ in range(4):
+        step(plain, optimizers[0], x, y)
+        step(shared, optimizers[1], share(x, members), share(y, members))
+    assert all(group["foreach"] is foreach for group in optimizers[1].param_groups)
+    assert set(optimizers[1].param_groups[0]) == set(optimizers[0].param_groups[0])
+    for ours, theirs in zip(shared.parameters(), plain.parameters(), strict=True):
+        torch.testing.assert_close(ours.get().detach(), theirs.detach(), atol=2e-3, rtol=0)
+
+
+def test_a_step_is_one_command_for_all_parameters(members: dict[str, Any]) -> None:
+    _, model = models(members)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
+    x, y = share(torch.randn(8, 6), members), share(torch.randn(8, 2), members)
+    session = x.session
+    step(model, optimizer, x, y)
+    with session.costs.listen() as heard:
+        optimizer.step()
+    assert {name: record.traffic.operations for name, record in heard.by_operation.items()} == {"write_all": 3}
+    assert heard.total().rounds == 2
+
+
+def test_shared_and_plain_parameters_in_one_optimizer(members: dict[str, Any]) -> None:
+    secret, public = nn.Parameter(share(torch.ones(3), members)), nn.Parameter(torch.ones(2))
+    optimizer = torch.optim.SGD([secret, public], lr=0.5, momentum=0.9)
+    for _ in range(2):
+        optimizer.zero_grad()
+        (secret * 2).sum().backward()
+        (public * 2).sum().backward()
+        optimizer.step()
+    torch.testing.assert_close(secret.get().detach(), torch.full((3,), -1.9), atol=1e-3, rtol=0)
+    torch.testing.assert_close(public.detach(), torch.full((2,), -1.9))
+
+
+def test_plain_optimizers_are_left_alone() -> None:
+    p = nn.Parameter(torch.ones(2))
+    seen = []
+    optimizer = torch.optim.SGD([p], lr=0.1)
+    optimizer.register_step_pre_hook(lambda o, args, kwargs: seen.append(o.param_groups[0]["foreach"]))
+    p.grad = torch.ones(2)
+    optimizer.step()
+    assert seen == [None]
+
+
+def test_other_multi_tensor_operations_run_one_by_one(members: dict[str, Any]) -> None:
+    xs = [share(torch.tensor([1.0, 2.0]), members), share(torch.tensor([3.0]), members)]
+    for x, expected in zip(torch._foreach_neg(xs), ([-1.0, -2.0], [-3.0]), strict=True):
+        assert x.get().tolist() == expected
+    torch._foreach_sub_(xs, xs)
+    assert [x.get().tolist() for x in xs] == [[0.0, 0.0], [0.0]]
