@@ -12,10 +12,11 @@ randomness   cryptographic streams, seeds per pair and label
 share        splitting, reconstructing, one member's share
 cost         rounds and bytes, declared and counted
 channel      messages and in-memory channels
+timing       where the time goes while one thread steps all members
 party        one member as its protocols see it
 provider     correlated randomness
-protocols    opening, bilinear, arithmetic, mask_comparison, truncation, private_compare, securenn, securenn_paper,
-             selection, functions, suite
+protocols    opening, bilinear, arithmetic, mask_comparison, truncation, products, private_compare, securenn, securenn_paper,
+             selection, fss, functions, suite
 linear       local operations
 operations   the command table
 labels       what a policy needs to know of a shared object

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import NamedTuple, Protocol
 
 DRIVER = -1
 """Rank under which messages from and to the driver are counted."""
@@ -78,6 +79,71 @@ class Traffic:
         return Cost(self.rounds, self.sent_by(0), self.sent_by(provider), self.sent_by(provider, offline=True))
 
 
+class Span(NamedTuple):
+    """A stretch of time in which one member computed.
+
+    Attributes:
+        rank: of the member.
+        begin: on the clock of ``time.perf_counter``.
+        end: likewise.
+        offline: whether it depended on no input.
+    """
+
+    rank: int
+    begin: float
+    end: float
+    offline: bool
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Where the time of one operation went, by rank, in seconds.
+
+    Attributes:
+        online: computing that depends on what others sent online; all computing of parties counts.
+        offline: computing that could be done ahead: the provider's, until it receives an online message.
+        waiting: between the wish for a message and its arrival.
+        elapsed: the longest chain of online computing, what messages cost left out.
+        spans: when members computed, where that is known.
+        dealt: elements and bits of correlated randomness received offline, by what protocols call it.
+    """
+
+    online: dict[int, float]
+    offline: dict[int, float]
+    waiting: dict[int, float]
+    elapsed: float
+    spans: tuple[Span, ...] = ()
+    dealt: dict[str, int] = field(default_factory=dict)
+
+
+class Listener(Protocol):
+    """Who hears of a session's operations while it is among ``Ledger.listeners``."""
+
+    @property
+    def timed(self) -> bool:
+        """Whether the time of members is to be measured."""
+
+    def asked(self) -> object:
+        """What to remember of the place in the program that gives a command now; runs in its thread."""
+
+    def note(
+        self, operation: str, traffic: Traffic, seconds: float, timing: Timing | None = None, asked: object = None
+    ) -> None:
+        """Hear of a finished operation.
+
+        Args:
+            operation: its name.
+            traffic: what was sent; it may change after the call.
+            seconds: from its beginning to its end.
+            timing: where they went, if that was measured.
+            asked: what ``asked`` gave when the command was given; None if it is being given now, by this thread.
+        """
+
+
+Asked = dict[int, object]
+"""What each listener remembers of a command, by ``id`` of the listener."""
+
+
 @dataclass
 class OperationRecord:
     """Traffic and local time of all operations of one name."""
@@ -89,22 +155,49 @@ class OperationRecord:
 class Ledger:
     """Costs of a session by operation, and the profiles that listen at the moment."""
 
+    timed = False
+
     def __init__(self) -> None:
         self._records: dict[str, OperationRecord] = {}
-        self.listeners: list[Ledger] = []
+        self.listeners: list[Listener] = []
 
     @property
     def by_operation(self) -> dict[str, OperationRecord]:
         """Costs by operation."""
         return self._records
 
-    def note(self, operation: str, traffic: Traffic, seconds: float) -> None:
-        """Add one finished operation."""
+    @property
+    def wants_timing(self) -> bool:
+        """Whether a listener wants to know where the time goes."""
+        return bool(self.listeners) and any(listener.timed for listener in self.listeners)
+
+    def asked(self) -> Asked | None:
+        """What listeners remember of the command that is given now; for ``note``, if that comes later.
+
+        Sessions that do not wait for their commands call this with each command.
+        """
+        if not self.listeners:
+            return None
+        return {id(listener): listener.asked() for listener in self.listeners}
+
+    def note(
+        self, operation: str, traffic: Traffic, seconds: float, timing: Timing | None = None, asked: object = None
+    ) -> None:
+        """Add one finished operation.
+
+        Args:
+            operation: its name.
+            traffic: what was sent.
+            seconds: from its beginning to its end.
+            timing: where they went, if that was measured.
+            asked: what ``asked`` gave when the command was given, if that was earlier.
+        """
         record = self._records.setdefault(operation, OperationRecord())
         record.traffic.add(traffic)
         record.seconds += seconds
         for listener in self.listeners:
-            listener.note(operation, traffic, seconds)
+            remembered = asked.get(id(listener)) if isinstance(asked, dict) else None
+            listener.note(operation, traffic, seconds, timing, remembered)
 
     def total(self) -> Traffic:
         """All operations added up."""

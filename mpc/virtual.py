@@ -24,6 +24,7 @@ from sharetorch.mpc.randomness import SECRET_BYTES, Entropy, PairSecret, fresh_s
 from sharetorch.mpc.ring import Ring
 from sharetorch.mpc.session import Member, Session, new_id, object_is_gone
 from sharetorch.mpc.share import ArithmeticShare, reconstruct, split
+from sharetorch.mpc.timing import Steps, Stopwatch
 
 
 class VirtualSession(Session):
@@ -92,9 +93,10 @@ class VirtualSession(Session):
         for party in self._ranks:
             party.begin(self._operation)
         self._boxes.traffic = Traffic(operations=1)
+        watch = Stopwatch(coroutines, len(self.parties)) if self.costs.wants_timing else None
         start = time.perf_counter()
         try:
-            results = self._step(coroutines)
+            results = self._step(coroutines if watch is None else watch.members)
         except BaseException:
             for coroutine in coroutines:
                 coroutine.close()
@@ -103,10 +105,10 @@ class VirtualSession(Session):
         self._boxes.require_empty()
         traffic = self._boxes.traffic
         traffic.rounds = max(party.clock for party in self._ranks)
-        self.costs.note(name, traffic, time.perf_counter() - start)
+        self.costs.note(name, traffic, time.perf_counter() - start, None if watch is None else watch.read())
         return results
 
-    def _step(self, coroutines: list[Coroutine[Any, Any, Any]]) -> list[Any]:
+    def _step(self, coroutines: Sequence[Steps]) -> list[Any]:
         results: list[Any] = [None] * len(coroutines)
         waiting: dict[int, int] = {}
         ready: list[tuple[int, Message | None]] = [(rank, None) for rank in range(len(coroutines))]
@@ -129,6 +131,7 @@ class VirtualSession(Session):
 
     def distribute(self, values: Tensor) -> int:
         """Split integers of the driver into shares and hand one to each party. Returns the object's number."""
+        start = time.perf_counter()
         shares = split(self.ring.from_integers(values), len(self.parties), self.ring, fresh_stream(self._entropy))
         number = new_id()
         self._operation += 1
@@ -140,7 +143,7 @@ class VirtualSession(Session):
             self._boxes.count(Message(DRIVER, rank, self._operation, "input share", (share,), 1, size))
         if self.provider is not None:
             self.provider.store[number] = ArithmeticShare(self.ring.empty_meta(shares[0]))
-        self.costs.note("share", traffic, 0.0)
+        self.costs.note("share", traffic, time.perf_counter() - start)
         return number
 
     def reveal_elements(self, number: int) -> Any:
@@ -150,13 +153,15 @@ class VirtualSession(Session):
             shares = [self._operands(member, (fresh,))[0].data for member in self.parties]
         finally:
             self.free(fresh)
+        start = time.perf_counter()
         traffic = Traffic(operations=1, rounds=1)
         for rank, share in enumerate(shares):
             size = size_of(share, self.ring.element_bytes)
             traffic.count(rank, DRIVER, size)
             self._boxes.count(Message(rank, DRIVER, self._operation, "output share", (share,), 1, size))
-        self.costs.note("get", traffic, 0.0)
-        return reconstruct(shares, self.ring)
+        opened = reconstruct(shares, self.ring)
+        self.costs.note("get", traffic, time.perf_counter() - start)
+        return opened
 
     def free(self, number: int) -> None:
         """Let every member forget an object."""

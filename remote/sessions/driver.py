@@ -18,7 +18,7 @@ from typing import Any, NoReturn, Protocol
 from torch import Tensor
 
 from sharetorch.mpc.channel import RING, Form
-from sharetorch.mpc.cost import DRIVER, Ledger, OperationRecord, Traffic
+from sharetorch.mpc.cost import DRIVER, Asked, Ledger, OperationRecord, Timing, Traffic
 from sharetorch.mpc.errors import (
     ConnectionLostError,
     DeadlineExceededError,
@@ -93,15 +93,32 @@ class NetworkedLedger(Ledger):
 class _UnderWay:
     """An operation whose reports are not all in."""
 
-    __slots__ = ("line", "missing", "name", "rounds", "seconds", "traffic")
+    __slots__ = ("asked", "line", "missing", "name", "reports", "rounds", "seconds", "traffic")
 
-    def __init__(self, name: str, line: str, members: int, traffic: Traffic | None) -> None:
+    def __init__(self, name: str, line: str, members: int, traffic: Traffic | None, asked: Asked | None) -> None:
         self.name = name
         self.line = line
         self.missing = members
         self.traffic = traffic or Traffic(operations=1)
         self.rounds = self.traffic.rounds
         self.seconds = 0.0
+        self.asked = asked
+        self.reports: list[Report] = []
+
+
+def _timing(reports: Sequence[Report], provider: int) -> Timing:
+    """Where members say that time went. A provider's counts as offline in operations in which it sends nothing online.
+
+    Args:
+        reports: of all members on one operation.
+        provider: rank a provider has.
+    """
+    ahead = {report.rank for report in reports if report.rank == provider and not report.online}
+    computing = {report.rank: max(0.0, report.seconds - report.waited) for report in reports}
+    online = {rank: seconds for rank, seconds in computing.items() if rank not in ahead}
+    offline = {rank: computing[rank] for rank in ahead}
+    waiting = {report.rank: report.waited for report in reports}
+    return Timing(online, offline, waiting, max(online.values(), default=0.0))
 
 
 class NetworkMember(Member, Protocol):
@@ -255,7 +272,7 @@ class NetworkedSession(Session):
                 )
             self._raise_failure()
             self._operation += 1
-            self._under_way.append(_UnderWay(name, user_line(), len(self._members), traffic))
+            self._under_way.append(_UnderWay(name, user_line(), len(self._members), traffic, self.costs.asked()))
             return self._operation
 
     def _post(self, item: Item) -> None:
@@ -400,12 +417,14 @@ class NetworkedSession(Session):
                 under_way.traffic.count(sender, receiver, size, offline=offline)
         under_way.rounds = max(under_way.rounds, report.rounds)
         under_way.seconds = max(under_way.seconds, report.seconds)
+        under_way.reports.append(report)
         under_way.missing -= 1
         while self._under_way and not self._under_way[0].missing:
             done = self._under_way.popleft()
             self._first_under_way += 1
             done.traffic.rounds = done.rounds
-            self.costs.note(done.name, done.traffic, done.seconds)
+            timing = _timing(done.reports, len(self.parties)) if self.costs.wants_timing else None
+            self.costs.note(done.name, done.traffic, done.seconds, timing, done.asked)
 
     def _error_of(self, notice: Ended) -> Exception:
         """The error that a member's notice stands for, with the line that asked for the operation."""
