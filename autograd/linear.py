@@ -8,6 +8,7 @@ import torch
 from torch.nn import functional as F
 
 from sharetorch.autograd.engine import apply, is_shared
+from sharetorch.mpc.tensor.products import linear as product_of_rows
 from sharetorch.mpc.tensor.products import matrix_products
 from sharetorch.mpc.tensor.shared import rule
 
@@ -18,8 +19,7 @@ class _Linear(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Any, w: Any, b: Any) -> Any:
         ctx.save_for_backward(x, w)
-        y = torch.mm(x, w.t())
-        return y if b is None else y + b
+        return product_of_rows(x, w, b)
 
     @staticmethod
     def backward(ctx: Any, gradient: Any) -> Any:

@@ -15,6 +15,7 @@ from sharetorch.mpc.errors import ShapeError, UnsupportedOperationError
 from sharetorch.mpc.linear import GATHER_WINDOWS, SCATTER_WINDOWS
 from sharetorch.mpc.protocols.bilinear import Geometry
 from sharetorch.mpc.tensor.location import user_line
+from sharetorch.mpc.tensor.pending import Relu, waiting
 from sharetorch.mpc.tensor.shared import SharedTensor, rule
 from sharetorch.mpc.tensor.structural import apply_local
 
@@ -74,6 +75,9 @@ def _refuse_options(ceil_mode: bool, return_indices: bool = False) -> None:
 
 
 def _max_pool(x: Any, kernel: Any, stride: Any, padding: Any, dilation: Any, dims: int) -> Any:
+    relu = waiting(x, Relu)
+    if relu is not None:
+        return torch.relu(_max_pool(relu.pass_over(), kernel, stride, padding, dilation, dims))
     lowest = -(2.0**_LOWEST_BITS) / x.encoding.unit
     return _batched(
         x, dims, lambda image: maximum_over_first(_windows(image, kernel, stride, padding, dilation, dims, lowest))[0]

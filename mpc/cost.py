@@ -7,7 +7,7 @@ operation.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
@@ -153,18 +153,28 @@ class OperationRecord:
 
 
 class Ledger:
-    """Costs of a session by operation, and the profiles that listen at the moment."""
+    """Costs of a session by operation, and the profiles that listen at the moment.
+
+    Args:
+        sync: lets what was commanded be finished and counted; called before anybody reads.
+    """
 
     timed = False
 
-    def __init__(self) -> None:
+    def __init__(self, sync: Callable[[], None] | None = None) -> None:
+        self._sync = sync
         self._records: dict[str, OperationRecord] = {}
         self.listeners: list[Listener] = []
 
     @property
     def by_operation(self) -> dict[str, OperationRecord]:
         """Costs by operation."""
+        self._finish()
         return self._records
+
+    def _finish(self) -> None:
+        if self._sync is not None:
+            self._sync()
 
     @property
     def wants_timing(self) -> bool:
@@ -209,9 +219,11 @@ class Ledger:
     @contextmanager
     def listen(self) -> Iterator[Ledger]:
         """A second ledger that hears what happens inside the block."""
+        self._finish()
         heard = Ledger()
         self.listeners.append(heard)
         try:
             yield heard
+            self._finish()
         finally:
             self.listeners.remove(heard)

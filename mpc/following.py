@@ -321,7 +321,15 @@ def _with_values(c: _Command) -> Labels:
 
 
 def _bilinear(c: _Command) -> Labels:
-    return (_map(c.public["function"], c.labels, c.shapes, c.outs[0]),)
+    product = _map(c.public["function"], c.labels[:2], c.shapes[:2], c.outs[0])
+    if len(c.labels) == 2:
+        return (product,)
+    return (elementwise([product, *c.labels[2:]], [c.outs[0], *c.shapes[2:]], c.outs[0], "combine"),)
+
+
+def _rectified_product(c: _Command) -> Labels:
+    (label,) = _bilinear(c._replace(outs=c.outs[2:]))
+    return (*(None if label is None else replace(label, made_by=name) for name in ("relu", "comparison")), label)
 
 
 def _products(c: _Command) -> Labels:
@@ -439,6 +447,7 @@ RULES: dict[str, Rule] = {
     "public_bilinear": _public_bilinear,
     "bilinear": _bilinear,
     "products": _products,
+    "rectified_product": _rectified_product,
     "truncate": _each(None),
     "non_negative": _each("comparison"),
     "equal_zero": _each("comparison"),

@@ -10,6 +10,7 @@ from collections.abc import Callable, Coroutine, Sequence
 from math import prod
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -127,14 +128,26 @@ async def bilinear(
     party: Party,
     x: ArithmeticShare,
     y: ArithmeticShare,
-    *,
+    *bias: ArithmeticShare,
     function: BilinearMap,
     divisor: int = 1,
     method: str = "probabilistic",
 ) -> Result:
-    """f(x, y) / divisor, both secret."""
+    """f(x, y) / divisor, both secret, and a bias."""
     (result,) = await _products(party, [Term(function, x, y, divisor)], method)
-    return result
+    return _weighted(party, (result, *bias), (1,) * (1 + len(bias)))
+
+
+@operation
+async def rectified_product(
+    party: Party, x: ArithmeticShare, y: ArithmeticShare, *bias: ArithmeticShare, function: BilinearMap, divisor: int
+) -> Result:
+    """ReLU of z = f(x, y) / divisor + bias, its bit, and z: truncation and comparison in the same rounds."""
+    whole: ArithmeticShare = await party.suite.bilinear(party, function, x, y)
+    found = await party.suite.truncated_relu(
+        party, _weighted(party, (whole, *bias), (1, *[divisor] * len(bias))), divisor
+    )
+    return found.value, found.bit, found.truncated
 
 
 @operation
@@ -273,7 +286,7 @@ async def _divided_together(
     if party.is_provider:
         flat = torch.empty(sum(sizes), dtype=torch.int64, device="meta")
     else:
-        flat = torch.cat([part.data.reshape(-1) for part in parts])
+        flat = torch.from_numpy(np.concatenate([part.data.numpy().reshape(-1) for part in parts]))
     divided = (await _divided(party, ArithmeticShare(flat), divisor, method)).data
     return [ArithmeticShare(x.view(shape)) for x, shape in zip(divided.split(sizes), shapes, strict=True)]
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import weakref
 from abc import ABC, abstractmethod
 from collections.abc import MutableMapping, Sequence
 from contextlib import AbstractContextManager
@@ -40,6 +41,23 @@ def new_id() -> int:
     return next(_ids)
 
 
+class Waiting(ABC):
+    """A command that waits, for it may be given together with the next one.
+
+    Attributes:
+        passed_over: whether it waits until somebody asks for its results, or something is written.
+    """
+
+    passed_over = False
+
+    @abstractmethod
+    def settle(self) -> None:
+        """Give the command."""
+
+
+_WRITING = frozenset({"write", "write_all"})
+
+
 class Session(ABC):
     """Parties, an optional provider, a ring and a protocol suite.
 
@@ -68,7 +86,8 @@ class Session(ABC):
         self.provider = provider
         self.ring = ring
         self.suite = suite
-        self.costs = Ledger()
+        self.costs = Ledger(self.sync)
+        self._waiting: list[weakref.ref[Waiting]] = []
         self.debug = False
         self._members = (*self.parties, provider) if provider is not None else self.parties
 
@@ -77,9 +96,24 @@ class Session(ABC):
         provider = f", provider {self.provider.id}" if self.provider is not None else ""
         return f"<{type(self).__name__} {names}{provider}, {self.suite.name}>"
 
-    @abstractmethod
+    def wait(self, command: Waiting) -> None:
+        """Let a command wait until the next one."""
+        self._waiting.append(weakref.ref(command))
+
+    def forget(self, command: Waiting) -> None:
+        """A command no longer waits."""
+        self._waiting = [made for made in self._waiting if made() not in (command, None)]
+
+    def _settle(self, name: str = "") -> None:
+        """Give what waits, the last first; what was passed over only before something is written."""
+        for made in reversed(self._waiting):
+            command = made()
+            if command is not None and (name in _WRITING or not command.passed_over):
+                command.settle()
+        self._waiting = [made for made in self._waiting if made() is not None]
+
     def command(self, name: str, *inputs: int, outputs: int = 1, **public: Any) -> tuple[int, ...]:
-        """Let all members run an operation on objects they hold.
+        """Let all members run an operation on objects they hold, after what waits.
 
         Args:
             name: an operation of the command table.
@@ -94,6 +128,13 @@ class Session(ABC):
             ObjectGoneError: an operand no longer exists.
             ShareTorchError: what the operation raises; then no result is stored.
         """
+        if self._waiting:
+            self._settle(name)
+        return self._command(name, inputs, outputs, public)
+
+    @abstractmethod
+    def _command(self, name: str, inputs: Sequence[int], outputs: int, public: dict[str, Any]) -> tuple[int, ...]:
+        """As ``command``, once nothing waits."""
 
     @abstractmethod
     def distribute(self, values: Tensor) -> int:
@@ -111,8 +152,10 @@ class Session(ABC):
     def free(self, number: int) -> None:
         """Let every member forget an object."""
 
-    def sync(self) -> None:  # noqa: B027 (nothing waits where every command is done at once)
+    def sync(self) -> None:
         """Wait until all commands are done, and raise what went wrong."""
+        if self._waiting:
+            self._settle()
 
     def close(self) -> None:  # noqa: B027 (members of this process forget when their handles go)
         """End the session: its members forget what they hold."""

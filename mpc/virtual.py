@@ -64,8 +64,7 @@ class VirtualSession(Session):
             for rank in range(size)
         ]
 
-    def command(self, name: str, *inputs: int, outputs: int = 1, **public: Any) -> tuple[int, ...]:
-        """As ``Session.command``."""
+    def _command(self, name: str, inputs: Sequence[int], outputs: int, public: dict[str, Any]) -> tuple[int, ...]:
         found = operations.find(name)
         operands = [self._operands(member, inputs) for member in self._members]
         coroutines = [found(party, *held, **public) for party, held in zip(self._ranks, operands, strict=True)]
@@ -171,5 +170,7 @@ class VirtualSession(Session):
     @contextmanager
     def record(self) -> Iterator[list[Message]]:
         """Keep a copy of every message sent inside the block, in order: the members' views."""
+        self.sync()
         with self._boxes.record() as transcript:
             yield transcript
+            self.sync()

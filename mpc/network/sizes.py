@@ -52,8 +52,9 @@ def elements_of(name: str, shapes: Sequence[Shape], public: Mapping[str, Any], l
     values, function = public.get("values"), public.get("function")
     if isinstance(values, Tensor):
         shapes = [tuple(values.shape), *shapes] if public.get("public_first") else [*shapes, tuple(values.shape)]
-    if isinstance(function, BilinearMap) and len(shapes) == 2:
-        return math.prod(function.shape(*shapes))
+    if isinstance(function, BilinearMap) and len(shapes) >= 2:
+        made = function.shape(*shapes[:2])
+        return math.prod(np.broadcast_shapes(made, *shapes[2:]))
     if name == "route":
         return int(public.get("n", 1)) * max(map(math.prod, shapes), default=0)
     if _product(shapes) <= limit:

@@ -4,6 +4,7 @@ shared           ``SharedTensor``, its handle, the two tables of operations
 location         the user's line for messages
 encodings        bringing operands to one session, encoding and scale
 constants        public constants that are shared when something needs their shares
+pending          commands that wait for the next one
 structural       local operations and views
 writing          in-place forms
 assembling       joining, writing at public places, padding, choosing, constants

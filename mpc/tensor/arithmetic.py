@@ -19,10 +19,11 @@ from sharetorch.mpc.errors import EncodingRangeError
 from sharetorch.mpc.fixedpoint import INTEGERS, Encoding, Factor, encode, encode_integers, factor, fixed
 from sharetorch.mpc.linear import Slot
 from sharetorch.mpc.protocols.bilinear import BilinearMap, Product
+from sharetorch.mpc.tensor import pending
 from sharetorch.mpc.tensor.constants import constant, known
 from sharetorch.mpc.tensor.encodings import collocated, common, result_encoding, to_encoding, truncate_to
 from sharetorch.mpc.tensor.location import user_line
-from sharetorch.mpc.tensor.shared import Handle, SharedTensor, aten
+from sharetorch.mpc.tensor.shared import Handle, SharedTensor, aten, fresh_shadow
 from sharetorch.mpc.tensor.structural import apply_local, on_shadows
 
 _aten = torch.ops.aten
@@ -273,6 +274,32 @@ def product(function: BilinearMap, x: Any, y: Any, shadow: Tensor) -> SharedTens
     if isinstance(x, SharedTensor):
         return _public_product(function, x, y, shadow, public_first=False)
     return _public_product(function, y, x, shadow, public_first=True)
+
+
+def layer_product(function: BilinearMap, x: Any, y: Any, shadow: Tensor, bias: Any = None) -> Any:
+    """f(x, y) + bias, as layers of networks compute it: waits for the ReLU that often follows (``pending``).
+
+    Args:
+        function: the map.
+        x: its first operand.
+        y: its second operand.
+        shadow: shape and dtype of the result.
+        bias: broadcast to the result, or None.
+    """
+    planned = None
+    if isinstance(x, SharedTensor) and isinstance(y, SharedTensor) and not Debug.enabled:
+        collocated(x, y)
+        planned = _plan(x, y)
+    if planned is None or planned.divisor == 1 or planned.encoding.truncation != "probabilistic":
+        made = product(function, x, y, shadow)
+        return made if bias is None else made + bias
+    fits = isinstance(bias, SharedTensor) and bias.encoding == planned.encoding
+    if fits:
+        collocated(x, bias)
+    operands = (*planned.operands, bias) if fits else planned.operands
+    waits = pending.Product(function, operands, planned.divisor, planned.encoding.truncation)
+    made = SharedTensor(pending.PendingHandle(waits, planned.encoding), fresh_shadow(shadow))
+    return made if fits or bias is None else made + bias
 
 
 def products(factors: Sequence[tuple[BilinearMap, Any, Any, Tensor]]) -> list[SharedTensor]:

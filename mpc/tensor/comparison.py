@@ -10,9 +10,10 @@ from typing import Any, NamedTuple
 import torch
 
 from sharetorch.mpc.fixedpoint import INTEGERS
+from sharetorch.mpc.tensor import pending
 from sharetorch.mpc.tensor.arithmetic import integers_like, make
 from sharetorch.mpc.tensor.encodings import to_encoding
-from sharetorch.mpc.tensor.shared import Handle, SharedTensor, aten
+from sharetorch.mpc.tensor.shared import Handle, SharedTensor, aten, fresh_shadow
 from sharetorch.mpc.tensor.structural import on_shadows
 
 _aten = torch.ops.aten
@@ -75,9 +76,10 @@ def opposite(bit: Any) -> SharedTensor:
 
 
 def rectify(x: SharedTensor) -> Rectified:
-    """ReLU with the bit it used."""
-    value, bit = x.session.command("relu", x.handle.number, outputs=2)
-    return Rectified(make(x.session, value, x.encoding, x.shadow), _bits(make(x.session, bit, INTEGERS, x.shadow)))
+    """ReLU with the bit it used. It waits for a maximum that may go before it (``pending``)."""
+    value, bit = pending.rectified(x)
+    counts = torch.empty(x.shape, dtype=torch.int64, device="meta")
+    return Rectified(SharedTensor(value, fresh_shadow(x.shadow)), _bits(SharedTensor(bit, counts)))
 
 
 def maximum(x: SharedTensor) -> Extreme:

@@ -15,7 +15,7 @@ from sharetorch.mpc.protocols.bilinear import (
     Geometry,
     MatrixProduct,
 )
-from sharetorch.mpc.tensor.arithmetic import product, products
+from sharetorch.mpc.tensor.arithmetic import layer_product, product, products
 from sharetorch.mpc.tensor.location import user_line
 from sharetorch.mpc.tensor.shared import SharedTensor, aten
 from sharetorch.mpc.tensor.structural import on_shadows
@@ -32,6 +32,14 @@ def matmul(func: Any, x: Any, y: Any) -> SharedTensor:
     else:
         shadow = on_shadows(func, (x, y), {})
     return product(_MATRIX_PRODUCT, x, y, shadow)
+
+
+def linear(x: Any, w: Any, b: Any) -> Any:
+    """x w^T + b for matrices x and w."""
+    if x.shape[1] != w.shape[1] or x.dtype != w.dtype or (b is not None and b.shape != w.shape[:1]):
+        on_shadows(_aten.addmm.default, (x.new_empty(0) if b is None else b, x, w.t()), {})
+    shadow = torch.empty((x.shape[0], w.shape[0]), dtype=x.dtype, device="meta")
+    return layer_product(_MATRIX_PRODUCT, x, w.t(), shadow, b)
 
 
 def matrix_products(pairs: Sequence[tuple[Any, Any]]) -> list[Any]:
@@ -107,8 +115,8 @@ def convolution(
             f"Transposed convolution has no secure form{user_line()}; use upsampling by repeat and a convolution."
         )
     shadow = on_shadows(func, (x, w, None, stride, padding, dilation, transposed, output_padding, groups), {})
-    result = product(Convolution(geometry(x, w, stride, padding, dilation, groups)), x, w, shadow)
-    return result if bias is None else result + bias.reshape(1, -1, *[1] * (len(shadow.shape) - 2))
+    bias = None if bias is None else bias.reshape(1, -1, *[1] * (len(shadow.shape) - 2))
+    return layer_product(Convolution(geometry(x, w, stride, padding, dilation, groups)), x, w, shadow, bias)
 
 
 @aten(_aten.convolution_backward.default)
@@ -128,11 +136,15 @@ def convolution_backward(
 ) -> tuple[Any, Any, Any]:
     """Gradients of a convolution for image, kernel and bias, those asked for."""
     g = geometry(x, w, stride, padding, dilation, groups)
-    for_x = for_w = for_b = None
-    if output_mask[0]:
-        for_x = product(ConvolutionInputGradient(g), grad, w, torch.empty(g.image, dtype=grad.dtype, device="meta"))
-    if output_mask[1]:
-        for_w = product(ConvolutionKernelGradient(g), grad, x, torch.empty(g.kernel, dtype=grad.dtype, device="meta"))
-    if output_mask[2]:
-        for_b = grad.sum([0, *range(2, grad.dim())])
-    return for_x, for_w, for_b
+    maps = ((ConvolutionInputGradient(g), w, g.image), (ConvolutionKernelGradient(g), x, g.kernel))
+    made = iter(
+        products(
+            [
+                (function, grad, other, torch.empty(shape, dtype=grad.dtype, device="meta"))
+                for (function, other, shape), wanted in zip(maps, output_mask, strict=False)
+                if wanted
+            ]
+        )
+    )
+    for_x, for_w = (next(made) if wanted else None for wanted in output_mask[:2])
+    return for_x, for_w, grad.sum([0, *range(2, grad.dim())]) if output_mask[2] else None

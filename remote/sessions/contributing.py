@@ -107,7 +107,7 @@ class AwaySession(Session):
         super().__init__((), None, ring, SUITES["plaintext"])
         self.id = id
 
-    def command(self, name: str, *inputs: int, outputs: int = 1, **public: Any) -> tuple[int, ...]:
+    def _command(self, name: str, inputs: Sequence[int], outputs: int, public: dict[str, Any]) -> tuple[int, ...]:
         """Raises: the driver of the session commands it."""
         self._refuse()
 

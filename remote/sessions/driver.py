@@ -12,13 +12,13 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeout
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from typing import Any, NoReturn, Protocol
 
 from torch import Tensor
 
 from sharetorch.mpc.channel import RING, Form
-from sharetorch.mpc.cost import DRIVER, Asked, Ledger, OperationRecord, Timing, Traffic
+from sharetorch.mpc.cost import DRIVER, Asked, Timing, Traffic
 from sharetorch.mpc.errors import (
     ConnectionLostError,
     DeadlineExceededError,
@@ -66,28 +66,6 @@ _WINDOW = 256
 """Operations that may be under way before the driver waits."""
 _PART_ELEMENTS = 1 << 18
 _REASON = 400
-
-
-class NetworkedLedger(Ledger):
-    """Costs of a session as its members report them; reading waits until all are there."""
-
-    def __init__(self, session: NetworkedSession) -> None:
-        self._session = session
-        super().__init__()
-
-    @property
-    def by_operation(self) -> dict[str, OperationRecord]:
-        """Costs by operation."""
-        self._session.sync()
-        return self._records
-
-    @contextmanager
-    def listen(self) -> Iterator[Ledger]:
-        """A second ledger that hears of the operations inside the block."""
-        self._session.sync()
-        with super().listen() as heard:
-            yield heard
-            self._session.sync()
 
 
 class _UnderWay:
@@ -150,7 +128,6 @@ class NetworkedSession(Session):
         self, parties: Sequence[NetworkMember], provider: NetworkMember | None, ring: Ring, suite: Suite
     ) -> None:
         super().__init__(parties, provider, ring, suite)
-        self.costs = NetworkedLedger(self)
         members = [*parties, *([provider] if provider is not None else [])]
         self._controls = [member.control for member in members]
         self._live: set[int] = set()
@@ -248,7 +225,7 @@ class NetworkedSession(Session):
 
     # Commands
 
-    def command(self, name: str, *inputs: int, outputs: int = 1, **public: Any) -> tuple[int, ...]:
+    def _command(self, name: str, inputs: Sequence[int], outputs: int, public: dict[str, Any]) -> tuple[int, ...]:
         """As ``Session.command``, but the error of a member comes at a later command, ``get()`` or ``sync()``."""
         for number in inputs:
             if number not in self._live:
@@ -370,6 +347,7 @@ class NetworkedSession(Session):
             SessionEndedError: a member was lost or failed.
             ShareTorchError: what an operation raised.
         """
+        super().sync()
         self._raise_failure()
         self.ask_all(Sync(self.id), Item)
         self._raise_failure()

@@ -1,0 +1,165 @@
+"""Commands that wait for the next one: a product that a ReLU can take over, a ReLU that a maximum can go before.
+
+The truncation of a product and the comparison of a ReLU share one opening, and maxima taken before ReLU leave it a
+fraction of its comparisons: relu(max(x)) = max(relu(x)). Both show only when the second operation comes. So the first
+one waits until any other command of its session, a look at its results, or a look at the session's costs; a ReLU that
+was passed over waits on, until somebody asks for it after all or something is written. The user sees no difference.
+"""
+
+from __future__ import annotations
+
+import weakref
+from abc import abstractmethod
+from typing import Any, NamedTuple
+
+from sharetorch.mpc.errors import ShareTorchError
+from sharetorch.mpc.fixedpoint import INTEGERS, Encoding
+from sharetorch.mpc.protocols.bilinear import BilinearMap
+from sharetorch.mpc.session import Session, Waiting
+from sharetorch.mpc.tensor.shared import Handle, SharedTensor
+
+
+class PendingHandle(Handle):
+    """A claim on one result of a command that may still wait."""
+
+    __slots__ = ("__weakref__", "_number", "pending")
+
+    def __init__(self, pending: Pending, encoding: Encoding) -> None:
+        self.session, self.encoding = pending.session, encoding
+        self._number: int | None = None
+        self.pending: Pending | None = pending
+        pending.handles.append(weakref.ref(self))
+
+    @property
+    def number(self) -> int:  # type: ignore[override]
+        """The object's number; gives the command if it waits."""
+        if self.pending is not None:
+            self.pending.settle()
+        assert self._number is not None
+        return self._number
+
+    def arrive(self, number: int) -> None:
+        """Take the number of the result."""
+        self._number, self.pending = number, None
+
+    def __del__(self) -> None:
+        if self._number is not None:
+            self.session.free(self._number)
+
+
+class Pending(Waiting):
+    """A command that waits; it is never given if nobody holds its results any more.
+
+    Attributes:
+        session: whose command it is.
+        handles: of its results, in order.
+    """
+
+    def __init__(self, session: Session) -> None:
+        self.session = session
+        self.handles: list[weakref.ref[PendingHandle]] = []
+        self._error: ShareTorchError | None = None
+        session.wait(self)
+
+    def settle(self) -> None:
+        """Give the command, once.
+
+        Raises:
+            ShareTorchError: what it raises, every time it is asked for its results.
+        """
+        self.session.forget(self)
+        if self._error is not None:
+            raise self._error
+        try:
+            numbers = self.give()
+        except ShareTorchError as error:
+            self._error = error
+            raise
+        self.arrive(numbers)
+
+    def arrive(self, numbers: tuple[int, ...]) -> None:
+        """Hand out the numbers of the results; those that nobody wants are freed."""
+        for made, number in zip(self.handles, numbers, strict=True):
+            handle = made()
+            if handle is None:
+                self.session.free(number)
+            else:
+                handle.arrive(number)
+
+    @abstractmethod
+    def give(self) -> tuple[int, ...]:
+        """Give the command. Returns the numbers of its results."""
+
+
+def waiting(x: Any, kind: type[Pending]) -> Any:
+    """The command of that kind that would make ``x``, if it still waits; else None."""
+    handle = x.handle
+    pending = handle.pending if isinstance(handle, PendingHandle) else None
+    return pending if isinstance(pending, kind) else None
+
+
+class Product(Pending):
+    """function(x, y) / divisor, and a bias added: the operands in this order."""
+
+    def __init__(self, function: BilinearMap, operands: tuple[SharedTensor, ...], divisor: int, method: str) -> None:
+        super().__init__(operands[0].session)
+        self._operands = operands
+        self._public: dict[str, Any] = {"function": function, "divisor": divisor, "method": method}
+
+    def give(self) -> tuple[int, ...]:
+        """The product alone."""
+        return self._command("bilinear", 1, **self._public)
+
+    @property
+    def fits_relu(self) -> bool:
+        """Whether truncation and ReLU can share an opening."""
+        divisor = self._public["divisor"]
+        return self.session.suite.truncates_with_relu and divisor & (divisor - 1) == 0
+
+    def give_rectified(self) -> tuple[int, ...]:
+        """Product and ReLU together: numbers of ReLU and bit. The product's own result arrives, too."""
+        self.session.forget(self)
+        public = {key: self._public[key] for key in ("function", "divisor")}
+        value, bit, product = self._command("rectified_product", 3, **public)
+        self.arrive((product,))
+        return value, bit
+
+    def _command(self, name: str, outputs: int, **public: Any) -> tuple[int, ...]:
+        operands, self._operands = self._operands, ()
+        return self.session.command(name, *(operand.handle.number for operand in operands), outputs=outputs, **public)
+
+
+class Relu(Pending):
+    """ReLU of ``x`` and its bit."""
+
+    def __init__(self, x: SharedTensor) -> None:
+        super().__init__(x.session)
+        self.x: SharedTensor | None = x
+
+    def give(self) -> tuple[int, ...]:
+        """With the product that makes x, if that waits as well."""
+        assert self.x is not None
+        x, self.x = self.x, None
+        product = waiting(x, Product)
+        if product is not None and product.fits_relu:
+            return product.give_rectified()  # type: ignore[no-any-return]
+        return self.session.command("relu", x.handle.number, outputs=2)
+
+    def pass_over(self) -> SharedTensor:
+        """What ReLU is to be taken of, for an operation that goes first; it waits on."""
+        assert self.x is not None
+        self.passed_over = True
+        return self.x
+
+
+class Rectified(NamedTuple):
+    """ReLU and its bit."""
+
+    value: Handle
+    bit: Handle
+
+
+def rectified(x: SharedTensor) -> Rectified:
+    """Claims on ReLU of x and its bit, to be computed when something else is."""
+    pending = Relu(x)
+    return Rectified(PendingHandle(pending, x.encoding), PendingHandle(pending, INTEGERS))
