@@ -25,6 +25,7 @@ from torch import Tensor
 
 from sharetorch.mpc import kernels, odd_ring
 from sharetorch.mpc.errors import CorrelationReusedError
+from sharetorch.mpc.kernels._threads import in_parts, thread_count
 from sharetorch.mpc.ring import Elements, PowerRing, Ring, WideElements, WideField
 
 KEY_BYTES = 16
@@ -35,8 +36,10 @@ Entropy = Callable[[int], bytes]
 """Where secrets come from: ``os.urandom``, or a recorded source in tests."""
 
 _ZERO_NONCE = bytes(16)
-_ZERO_HALF = bytes(8)
+_BLOCK = 16
 _STEP = 1 << 18
+_PART = 1 << 18
+"""Bytes worth a thread of their own."""
 _ZEROS = memoryview(bytes(_STEP))
 
 
@@ -57,17 +60,49 @@ class _Ended:
     reset_nonce = update_into
 
 
+class _Key:
+    """AES-128 in counter mode under one key, by as many threads as ask."""
+
+    def __init__(self, key: bytes) -> None:
+        self._key = key
+        self._spare: list[Any] = []
+
+    def encryptor(self) -> Any:
+        """A context of its own at counter 0."""
+        return Cipher(algorithms.AES(self._key), modes.CTR(_ZERO_NONCE)).encryptor()
+
+    def fill(self, out: memoryview, counter: int) -> None:
+        """Write the keystream from a counter on."""
+        try:
+            encryptor = self._spare.pop()
+        except IndexError:
+            encryptor = self.encryptor()
+        encryptor.reset_nonce(counter.to_bytes(_BLOCK, "big"))
+        _draw(encryptor, out)
+        self._spare.append(encryptor)
+
+
+def _draw(encryptor: Any, out: memoryview) -> None:
+    for start in range(0, len(out), _STEP):
+        part = out[start : start + _STEP]
+        encryptor.update_into(_ZEROS[: len(part)], part)
+
+
 class Stream:
     """AES-128-CTR keystream under a key used for nothing else, or a part of one that begins at a counter."""
 
     def __init__(self, key: bytes) -> None:
-        self._encryptor: Any = Cipher(algorithms.AES(key), modes.CTR(_ZERO_NONCE)).encryptor()
+        self._key = _Key(key)
+        self._encryptor: Any = self._key.encryptor()
+        self._start = 0
+        self._drawn = 0
 
     def successor(self, number: int) -> Stream:
         """The stream under the same key from counter ``number`` * 2^64 on. This one ends."""
         made = Stream.__new__(Stream)
-        made._encryptor, self._encryptor = self._encryptor, _ENDED
-        made._encryptor.reset_nonce(number.to_bytes(8, "big") + _ZERO_HALF)
+        made._key, made._encryptor, self._encryptor = self._key, self._encryptor, _ENDED
+        made._start, made._drawn = number << 64, 0
+        made._encryptor.reset_nonce(made._start.to_bytes(_BLOCK, "big"))
         return made
 
     def bytes(self, count: int) -> NDArray[np.uint8]:
@@ -75,12 +110,25 @@ class Stream:
         out = np.empty(count, np.uint8)
         if count <= _STEP:
             self._encryptor.update_into(_ZEROS[:count], out.data)
-            return out
-        view = out.data
-        for start in range(0, count, _STEP):
-            part = view[start : start + _STEP]
-            self._encryptor.update_into(_ZEROS[: len(part)], part)
+            self._drawn += count
+        elif count < 2 * _PART or thread_count() == 1:
+            _draw(self._encryptor, out.data)
+            self._drawn += count
+        else:
+            self._fill(out.data)
         return out
+
+    def _fill(self, out: memoryview) -> None:
+        """Write the next bytes, by several threads: the rest of a block, whole blocks in parts, and go on behind."""
+        head = _BLOCK - self._drawn % _BLOCK
+        _draw(self._encryptor, out[:head])
+        body, first = out[head:], self._start + (self._drawn + head) // _BLOCK
+        in_parts(
+            lambda begin, end: self._key.fill(body[begin:end], first + begin // _BLOCK), len(body), _PART, _BLOCK
+        )
+        self._drawn += len(out)
+        self._encryptor.reset_nonce((self._start + self._drawn // _BLOCK).to_bytes(_BLOCK, "big"))
+        _draw(self._encryptor, memoryview(bytearray(self._drawn % _BLOCK)))
 
     def words(self, shape: tuple[int, ...] | torch.Size) -> Tensor:
         """Uniform 64-bit words as int64."""

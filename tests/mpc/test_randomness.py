@@ -1,7 +1,7 @@
 """Streams: exact distributions, no repetition, and a test vector."""
 
 import hmac
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -10,12 +10,22 @@ import torch
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 
 from sharetorch.mpc import odd_ring
+from sharetorch.mpc.errors import CorrelationReusedError
+from sharetorch.mpc.kernels import set_thread_count, thread_count
 from sharetorch.mpc.randomness import KEY_BYTES, SECRET_BYTES, PairSecret, Stream, fresh_stream, system_entropy
 from sharetorch.mpc.ring import PowerRing, WideField, ring_of
 from tests.mpc.views import require_uniform
 
 COUNT = 1 << 16
 KEY = bytes(range(KEY_BYTES))
+
+
+@pytest.fixture(params=[1, 2, 3])
+def threads(request: pytest.FixtureRequest) -> Iterator[None]:
+    before = thread_count()
+    set_thread_count(request.param)
+    yield
+    set_thread_count(before)
 
 
 def stream() -> Stream:
@@ -36,6 +46,22 @@ def test_long_draws_continue_the_keystream(size: int) -> None:
     whole = Cipher(algorithms.AES(KEY), modes.CTR(bytes(16))).encryptor().update(bytes(size + 5))
     one = stream()
     assert one.bytes(size).tobytes() + one.bytes(5).tobytes() == whole
+
+
+@pytest.mark.parametrize("first", [0, 1, 16, 23])
+@pytest.mark.parametrize("size", [(1 << 19) - 1, 1 << 19, (1 << 19) + 5, (1 << 20) + 16, 3 * (1 << 19) + 3])
+def test_long_draws_by_several_threads_are_the_keystream(size: int, first: int, threads: None) -> None:
+    whole = Cipher(algorithms.AES(KEY), modes.CTR((9 << 64).to_bytes(16, "big"))).encryptor().update(bytes(size + 99))
+    one = Stream(KEY).successor(9)
+    drawn = [one.bytes(count).tobytes() for count in (first, size, 40)]
+    assert b"".join(drawn) == whole[: first + size + 40]
+
+
+def test_a_long_draw_of_a_stream_that_is_over_is_refused(threads: None) -> None:
+    old = Stream(KEY)
+    old.successor(1)
+    with pytest.raises(CorrelationReusedError, match="over"):
+        old.bytes(1 << 20)
 
 
 @pytest.mark.parametrize("operation", [0, 7, 65535, 65536, 65537, (1 << 40) + 3])
