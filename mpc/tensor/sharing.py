@@ -98,8 +98,8 @@ def runtime_of(*members: Member) -> Callable[..., Session]:
         )
     return runtimes.pop()
 
-_PROTOCOL_NAMES = {"snn": "securenn", "mpc": DEFAULT_SUITE, "fss": DEFAULT_SUITE}
-"""Names of the tutorials for protocols. For function secret sharing stands the default: same members, same results."""
+_PROTOCOL_NAMES = {"snn": "securenn", "mpc": DEFAULT_SUITE}
+"""Names of the tutorials for protocols."""
 
 
 class DriverIsProviderWarning(UserWarning):

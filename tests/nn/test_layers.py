@@ -12,7 +12,7 @@ from torch import nn
 import sharetorch as st
 from sharetorch.nn import support
 from tests.autograd.tools import weighted
-from tests.tensor.tools import ALICE, BOB, PROVIDER, UNIT, assert_same, eighths, share
+from tests.tensor.tools import HOLDERS, PROVIDER, UNIT, assert_same, eighths, share
 
 VECTORS, IMAGES, LINES = eighths(6, 4) + 1 / 16, eighths(2, 3, 6, 6) + 1 / 16, eighths(2, 3, 8) + 1 / 16
 DISTINCT = torch.randperm(2 * 3 * 36, generator=torch.Generator().manual_seed(3)).reshape(2, 3, 6, 6) / 16.0 - 6
@@ -80,7 +80,7 @@ def test_layers(name, public):
     normalises = any(isinstance(m, (nn.BatchNorm1d, nn.BatchNorm2d)) for m in plain.modules())
     updates = normalises and plain.training and any(True for _ in plain.buffers())
     if public != "model":
-        ours.share(ALICE, BOB, crypto_provider=PROVIDER)
+        ours.share(*HOLDERS, crypto_provider=PROVIDER)
     elif updates:
         with pytest.raises(st.exceptions.MismatchError, match="share the model"):
             ours(share(x))
@@ -140,7 +140,7 @@ def test_dropout_in_training(layer):
 def test_batch_normalisation_over_several_batches():
     torch.manual_seed(0)
     plain = nn.BatchNorm1d(3)
-    ours = copy.deepcopy(plain).share(ALICE, BOB, crypto_provider=PROVIDER)
+    ours = copy.deepcopy(plain).share(*HOLDERS, crypto_provider=PROVIDER)
     for seed in range(4):
         x = torch.randn(16, 3, generator=torch.Generator().manual_seed(seed)) * 2 + 1
         plain(x)
@@ -155,7 +155,7 @@ def test_batch_normalisation_over_several_batches():
 
 def test_cumulative_batch_statistics():
     plain = nn.BatchNorm1d(3, momentum=None)
-    ours = copy.deepcopy(plain).share(ALICE, BOB, crypto_provider=PROVIDER)
+    ours = copy.deepcopy(plain).share(*HOLDERS, crypto_provider=PROVIDER)
     for seed in range(3):
         x = torch.randn(16, 3, generator=torch.Generator().manual_seed(seed))
         plain(x)
@@ -164,6 +164,6 @@ def test_cumulative_batch_statistics():
 
 
 def test_batch_of_one_is_refused():
-    layer = nn.BatchNorm1d(3).share(ALICE, BOB, crypto_provider=PROVIDER)
+    layer = nn.BatchNorm1d(3).share(*HOLDERS, crypto_provider=PROVIDER)
     with pytest.raises((st.exceptions.ShapeError, ValueError)):
         layer(share(torch.ones(1, 3)))

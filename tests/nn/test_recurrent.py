@@ -13,7 +13,7 @@ from torch import nn
 
 import sharetorch as st
 from sharetorch.nn import layers, recurrent, recurrent_cells, support
-from tests.tensor.tools import ALICE, BOB, PROVIDER, UNIT, assert_same, share
+from tests.tensor.tools import ALICE, HOLDERS, PROVIDER, UNIT, assert_same, share
 
 NETWORKS = {"RNN": (recurrent.RNN, nn.RNN), "GRU": (recurrent.GRU, nn.GRU), "LSTM": (recurrent.LSTM, nn.LSTM)}
 CELLS = {
@@ -215,7 +215,7 @@ def test_dropout_drops_the_asked_for_share():
 
 def encrypted_and_plain(network, x):
     """Results and gradients of shared copies beside those in the clear, one backward pass each."""
-    secret = copy.deepcopy(network).share(ALICE, BOB, crypto_provider=PROVIDER)
+    secret = copy.deepcopy(network).share(*HOLDERS, crypto_provider=PROVIDER)
     z, hidden = x.clone().requires_grad_(True), share(x).requires_grad_(True)
     expected, actual = network(z), secret(hidden)
     weighted(expected).backward()
@@ -253,7 +253,7 @@ def test_an_encrypted_step_of_sgd_follows_the_plain_one(kind):
     network = NETWORKS[kind][0](2, 3, **HARD)
     optimizers = []
     x = torch.randn(2, 2, 2)
-    secret = copy.deepcopy(network).share(ALICE, BOB, crypto_provider=PROVIDER)
+    secret = copy.deepcopy(network).share(*HOLDERS, crypto_provider=PROVIDER)
     for model, data in ((network, x), (secret, share(x))):
         optimizers.append(torch.optim.SGD(model.parameters(), lr=0.5))
         weighted(model(data)).backward()
@@ -272,7 +272,7 @@ def test_public_models_on_shared_data_and_shared_models_on_public_data(kind):
     with torch.no_grad():
         expected = flat(network(x))
     assert_same(flat(network(share(x))), expected, 30 * UNIT)
-    network.share(ALICE, BOB, crypto_provider=PROVIDER)
+    network.share(*HOLDERS, crypto_provider=PROVIDER)
     assert_same(flat(network(x)), expected, 30 * UNIT)
 
 
@@ -289,7 +289,7 @@ def test_initial_states_may_be_shared():
     x, h, c = torch.randn(3, 2, 3), torch.randn(1, 2, 4), torch.randn(1, 2, 4)
     with torch.no_grad():
         expected = network(x, (h, c))
-    network.share(ALICE, BOB, crypto_provider=PROVIDER)
+    network.share(*HOLDERS, crypto_provider=PROVIDER)
     assert_same(flat(network(share(x), (share(h), share(c)))), flat(expected), 30 * UNIT)
 
 
@@ -300,7 +300,7 @@ def test_activations_without_a_secure_form_are_refused_by_name(kind):
     before = [parameter.clone() for parameter in network.parameters()]
     missing = "Tanh" if kind == "RNN" else "Sigmoid"
     with pytest.raises(st.exceptions.UnsupportedLayersError, match=missing):
-        network.share(ALICE, BOB, crypto_provider=PROVIDER)
+        network.share(*HOLDERS, crypto_provider=PROVIDER)
     assert all(torch.equal(one, other) for one, other in zip(network.parameters(), before, strict=True))
     with pytest.raises(st.exceptions.UnsupportedOperationError, match=missing.lower()):
         network(share(torch.randn(3, 2, 3)))
@@ -313,7 +313,7 @@ def test_torch_activations_run_encrypted(kind):
     network, x = NETWORKS[kind][0](3, 4), torch.randn(2, 2, 3)
     with torch.no_grad():
         expected = network(x)[0]
-    network.share(ALICE, BOB, crypto_provider=PROVIDER)
+    network.share(*HOLDERS, crypto_provider=PROVIDER)
     assert_same(network(share(x))[0], expected, 0.02)
 
 
@@ -323,7 +323,7 @@ def test_a_polynomial_may_be_the_activation():
     x = torch.randn(2, 2, 3) / 2
     with torch.no_grad():
         expected = network(x)[0]
-    network.share(ALICE, BOB, crypto_provider=PROVIDER)
+    network.share(*HOLDERS, crypto_provider=PROVIDER)
     assert_same(network(share(x))[0], expected, 40 * UNIT)
 
 
@@ -331,7 +331,7 @@ def test_a_step_costs_the_products_it_needs():
     """All gates of a step in one activation, and the input of all times in one product."""
     x = share(torch.randn(4, 2, 3))
     identity = {"activation": nn.Identity(), "gate_activation": nn.Identity()}
-    network = recurrent.LSTM(3, 4, **identity).share(ALICE, BOB, crypto_provider=PROVIDER)
+    network = recurrent.LSTM(3, 4, **identity).share(*HOLDERS, crypto_provider=PROVIDER)
     with st.profile() as measured:
         network(x)
     per_step = 3  # h U, gates times (g, c), o times c
@@ -395,7 +395,7 @@ def test_settings_that_do_not_exist():
 def test_conversions_that_torch_has_no_form_for():
     with pytest.raises(st.exceptions.UnsupportedOperationError, match="activation and gate_activation"):
         recurrent.GRU(3, 4, **HARD).to_torch()
-    shared = recurrent.RNN(3, 4, nonlinearity="relu").share(ALICE, BOB, crypto_provider=PROVIDER)
+    shared = recurrent.RNN(3, 4, nonlinearity="relu").share(*HOLDERS, crypto_provider=PROVIDER)
     with pytest.raises(st.exceptions.RevealError, match=r"model.get\(\)"):
         shared.to_torch()
     assert isinstance(shared.get().to_torch(), nn.RNN)

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 import sharetorch as st
-from tests.tensor.tools import ALICE, BOB, PROVIDER, UNIT, assert_same, objects, share
+from tests.tensor.tools import ALICE, BOB, HOLDERS, PROVIDER, UNIT, assert_same, objects, share
 
 
 def holders() -> dict[str, Any]:
@@ -21,7 +21,7 @@ def test_share_and_get_in_place():
     model = nn.Sequential(nn.Linear(3, 2), nn.BatchNorm1d(2))
     plain = copy.deepcopy(model)
     parameters, buffer = list(model.parameters()), model[1].running_mean
-    assert model.share(ALICE, BOB, **holders()) is model
+    assert model.share(*HOLDERS, **holders()) is model
     assert all(a is b for a, b in zip(parameters, model.parameters(), strict=True))
     assert model[1].running_mean is buffer
     assert all(isinstance(p, st.SharedTensor) and isinstance(p, nn.Parameter) for p in parameters)
@@ -40,16 +40,16 @@ def test_share_and_get_in_place():
 def test_sharing_again_after_get():
     model = nn.Linear(3, 2)
     for _ in range(2):
-        model.share(ALICE, BOB, **holders())
+        model.share(*HOLDERS, **holders())
         model.get()
     assert not isinstance(model.weight, st.SharedTensor)
 
 
 def test_sharing_twice_is_refused_and_changes_nothing():
-    model = nn.Linear(3, 2).share(ALICE, BOB, **holders())
+    model = nn.Linear(3, 2).share(*HOLDERS, **holders())
     weight = model.weight.get()
     with pytest.raises(st.exceptions.UnsupportedOperationError, match="shared already"):
-        model.share(ALICE, BOB, **holders())
+        model.share(*HOLDERS, **holders())
     assert_same(model.weight, weight)
 
 
@@ -65,7 +65,7 @@ def test_tied_parameters_stay_tied():
             return self.decode(self.encode(x).relu())
 
     plain = Tied()
-    model = copy.deepcopy(plain).share(ALICE, BOB, **holders())
+    model = copy.deepcopy(plain).share(*HOLDERS, **holders())
     assert model.encode.weight is model.decode.weight
     x = torch.randn(5, 4)
     plain(x).sum().backward()
@@ -78,7 +78,7 @@ def test_tied_parameters_stay_tied():
 
 
 def test_copies_are_independent():
-    model = nn.Linear(3, 2).share(ALICE, BOB, **holders())
+    model = nn.Linear(3, 2).share(*HOLDERS, **holders())
     weight = model.weight.get()
     copied = model.copy()
     with torch.no_grad():
@@ -100,7 +100,7 @@ def test_all_unsupported_layers_at_once_before_anything_is_shared():
     )
     before = objects()
     with pytest.raises(st.exceptions.UnsupportedLayersError) as caught:
-        model.share(ALICE, BOB, **holders())
+        model.share(*HOLDERS, **holders())
     message = str(caught.value)
     for part in (
         "1: Sigmoid",
@@ -126,7 +126,7 @@ def test_the_users_own_modules_are_compositions():
         def forward(self, x: Any) -> Any:
             return x * self.scale
 
-    model = nn.ModuleDict({"mine": Mine(), "list": nn.ModuleList([nn.Linear(2, 2)])}).share(ALICE, BOB, **holders())
+    model = nn.ModuleDict({"mine": Mine(), "list": nn.ModuleList([nn.Linear(2, 2)])}).share(*HOLDERS, **holders())
     assert_same(model["mine"](share(torch.ones(2))), torch.full((2,), 2.0))
 
 
@@ -134,7 +134,7 @@ def test_subclasses_of_layers_are_accepted_as_compositions():
     class MyLinear(nn.Linear):
         pass
 
-    assert isinstance(MyLinear(2, 2).share(ALICE, BOB, **holders()).weight, st.SharedTensor)
+    assert isinstance(MyLinear(2, 2).share(*HOLDERS, **holders()).weight, st.SharedTensor)
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), 1e15])
@@ -144,7 +144,7 @@ def test_weights_that_cannot_be_encoded_leave_the_model_alone(value):
         model[1].bias[0] = value
     before = objects()
     with pytest.raises(st.exceptions.EncodingError):
-        model.share(ALICE, BOB, **holders())
+        model.share(*HOLDERS, **holders())
     assert not any(isinstance(p, st.SharedTensor) for p in model.parameters())
     assert objects() == before
 
@@ -163,21 +163,21 @@ def test_wrong_members_leave_the_model_alone():
 
 
 def test_a_model_without_parameters():
-    model = nn.ReLU().share(ALICE, BOB, **holders())
+    model = nn.ReLU().share(*HOLDERS, **holders())
     assert_same(model(share(torch.tensor([-1.0, 1.0]))), torch.tensor([0.0, 1.0]))
 
 
 def test_a_parameter_in_use_by_a_graph():
     model = nn.Linear(2, 2)
     loss = model(torch.ones(1, 2)).sum()
-    model.share(ALICE, BOB, **holders())  # the graph keeps what it needs
+    model.share(*HOLDERS, **holders())  # the graph keeps what it needs
     assert isinstance(model.weight, st.SharedTensor)
     del loss
 
 
 def test_state_dict_of_a_shared_model():
     """It holds the shared tensors; saving them is refused, loading from a shared or a plain one works."""
-    model, other = (nn.Linear(3, 2).share(ALICE, BOB, **holders()) for _ in range(2))
+    model, other = (nn.Linear(3, 2).share(*HOLDERS, **holders()) for _ in range(2))
     state = model.state_dict()
     assert all(isinstance(value, st.SharedTensor) for value in state.values())
     other.load_state_dict(state)
@@ -194,7 +194,7 @@ def test_state_dict_of_a_shared_model():
 def test_gradients_of_the_former_kind_are_dropped():
     model = nn.Linear(2, 2)
     model(torch.ones(1, 2)).sum().backward()
-    model.share(ALICE, BOB, **holders())
+    model.share(*HOLDERS, **holders())
     assert model.weight.grad is None
 
 
@@ -204,7 +204,7 @@ def test_fix_precision_and_back():
     assert model.fix_precision() is model
     assert isinstance(model.weight, st.FixedPrecisionTensor)
     assert model.weight.requires_grad
-    model.share(ALICE, BOB, **holders())
+    model.share(*HOLDERS, **holders())
     assert isinstance(model.weight, st.SharedTensor)
     assert not isinstance(model.weight, st.FixedPrecisionTensor)
     model.get()
@@ -215,7 +215,7 @@ def test_fix_precision_and_back():
 
 
 def test_moving_and_converting():
-    model = nn.Linear(2, 2).share(ALICE, BOB, **holders())
+    model = nn.Linear(2, 2).share(*HOLDERS, **holders())
     model.to("cpu")
     model.double()
     assert isinstance(model.weight, st.SharedTensor)

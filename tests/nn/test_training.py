@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 import sharetorch as st
-from tests.tensor.tools import ALICE, BOB, PROVIDER, UNIT, assert_same, objects, share
+from tests.tensor.tools import HOLDERS, PROVIDER, UNIT, assert_same, objects, share
 
 torch.manual_seed(3)
 DATA = torch.randn(4, 8, 6)
@@ -28,7 +28,7 @@ class Net(nn.Module):
 
 
 def shared_copy(model: nn.Module) -> nn.Module:
-    return copy.deepcopy(model).share(ALICE, BOB, crypto_provider=PROVIDER)
+    return copy.deepcopy(model).share(*HOLDERS, crypto_provider=PROVIDER)
 
 
 def steps(model: nn.Module, optimizer: Any, wrap: Any, scheduler: Any = None) -> list[Any]:
@@ -80,7 +80,7 @@ def test_an_optimizer_made_before_sharing():
     ours = copy.deepcopy(model)
     optimizer = torch.optim.SGD(ours.parameters(), lr=0.1, momentum=0.9)
     first = next(iter(ours.parameters()))
-    ours.share(ALICE, BOB, crypto_provider=PROVIDER)
+    ours.share(*HOLDERS, crypto_provider=PROVIDER)
     assert next(iter(ours.parameters())) is first
     assert optimizer.param_groups[0]["params"][0] is first
     actual = steps(ours, optimizer, share)
@@ -93,7 +93,7 @@ def test_momentum_from_plain_steps_is_refused_clearly():
     model = Net()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
     steps(model, optimizer, lambda t: t)
-    model.share(ALICE, BOB, crypto_provider=PROVIDER)
+    model.share(*HOLDERS, crypto_provider=PROVIDER)
     with pytest.raises(st.exceptions.MismatchError, match="plain tensor"):
         steps(model, optimizer, share)
 

@@ -16,20 +16,23 @@ def _workers() -> list[Any]:
     """Workers of this process; or those of the group file that the environment names: tests/network runs us so."""
     group = os.environ.get("SHARETORCH_TEST_PARTIES")
     if group is None:
-        return [st.VirtualWorker(id=name) for name in ("alice", "bob", "carol", "dave", "crypto_provider")]
+        return [st.VirtualWorker(id=name) for name in ("alice", "bob", "carol", "dave", "eve", "crypto_provider")]
     parties, provider = st.load_group(group).connect()
     return [*parties, provider]
 
 
-WORKERS = ALICE, BOB, CAROL, DAVE, PROVIDER = _workers()
+WORKERS = ALICE, BOB, CAROL, DAVE, *_EVE, PROVIDER = _workers()
+
+HOLDERS = WORKERS[: int(os.environ.get("SHARETORCH_TEST_HOLDERS", "2"))]
+"""Who holds shares: two, or as many as tests/tensor/test_more_parties.py asks for."""
 
 UNIT = 2.0**-16
 """One unit of the default encoding."""
 
 
 def share(x: Tensor, **options: Any) -> Any:
-    """Share with alice and bob."""
-    return x.share(ALICE, BOB, crypto_provider=PROVIDER, **options)
+    """Share with those who hold shares."""
+    return x.share(*HOLDERS, crypto_provider=PROVIDER, **options)
 
 
 def eighths(*shape: int, seed: int = 0, limit: int = 4) -> Tensor:
