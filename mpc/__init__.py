@@ -9,16 +9,18 @@ ring         Z_2^64, small powers of two, fields of any size
 odd_ring     Z_{2^64 - 1}, inside comparisons
 fixedpoint   real numbers as ring elements
 randomness   cryptographic streams, seeds per pair and label
+sealed       encrypted files, written whole or not at all
 share        splitting, reconstructing, one member's share
 cost         rounds and bytes, declared and counted
 channel      messages and in-memory channels
 timing       where the time goes while one thread steps all members
 party        one member as its protocols see it
 provider     correlated randomness
-protocols    opening, bilinear, arithmetic, mask_comparison, truncation, products, private_compare, securenn, securenn_paper,
-             selection, fss, functions, suite
+protocols    opening, bilinear, arithmetic, planes, radix_tree, mask_comparison, truncation, products, private_compare,
+             securenn, securenn_paper, selection, tables, fss, functions, suite
 linear       local operations
 operations   the command table
+preparing    the provider's part of a program, made ahead
 labels       what a policy needs to know of a shared object
 following    labels of results from those of operands, for every operation
 release      labels of all objects of a session

@@ -22,6 +22,7 @@ from torch import Tensor
 
 from sharetorch.mpc import kernels
 from sharetorch.mpc.errors import EncodingRangeError, ModulusError
+from sharetorch.mpc.kernels import limbs
 
 WORD_BITS = 64
 _WORD_FIELD_LIMIT = 1 << 62
@@ -58,6 +59,10 @@ class Ring(ABC):
     @abstractmethod
     def matmul(self, x: Elements, y: Elements) -> Elements:
         """Multiply matrices (2-d, or 3-d with equal batch sizes)."""
+
+    def matmul_add(self, x: Elements, y: Elements, u: Elements, v: Elements, start: Elements) -> Elements:
+        """start + x y + u v for matrices (2-d, or 3-d with equal batch sizes)."""
+        return self.add(self.add(start, self.matmul(x, y)), self.matmul(u, v))
 
     @abstractmethod
     def linear(self, function: Callable[..., Any], *operands: Elements) -> Any:
@@ -146,11 +151,21 @@ class PowerRing(Ring):
         return self.reduce(_by_numpy(np.multiply, x, y))
 
     def matmul(self, x: Tensor, y: Tensor) -> Tensor:
-        """Multiply matrices mod 2^bits by the ring kernels."""
+        """Multiply matrices mod 2^bits: on the CPU by the ring kernels, on other devices by digits in float64."""
         if x.is_meta or y.is_meta:
             return torch.matmul(x.to("meta"), y.to("meta"))
+        if x.device.type != "cpu":
+            return self.reduce(limbs.matmul(x, y))
         multiply = kernels.matmul if x.dim() == 2 else kernels.batched_matmul
         return self.reduce(torch.from_numpy(multiply(x.numpy(), y.numpy())))
+
+    def matmul_add(self, x: Tensor, y: Tensor, u: Tensor, v: Tensor, start: Tensor) -> Tensor:
+        """start + x y + u v mod 2^bits, on the CPU without temporaries."""
+        operands = (x, y, u, v, start)
+        if any(operand.device.type != "cpu" for operand in operands):
+            return self.reduce(start + self.matmul(x, y) + self.matmul(u, v))
+        multiply = kernels.matmul_add if x.dim() == 2 else kernels.batched_matmul_add
+        return self.reduce(torch.from_numpy(multiply(*(operand.numpy() for operand in operands))))
 
     def linear(self, function: Callable[..., Any], *operands: Tensor) -> Any:
         """Apply the function to the words; sums wrap as they should."""

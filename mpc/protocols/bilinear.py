@@ -1,7 +1,7 @@
 """The bilinear maps that Beaver's protocol evaluates: products, matrix products, convolutions and their gradients.
 
 A map knows nothing of shares: it takes ring elements and is linear in each of its two arguments. Convolutions gather
-patches (``im2col``) locally; masks and messages have the size of image and kernel.
+patches (``im2col``) locally, inside a kernel where one applies; masks and messages have the size of image and kernel.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from math import prod
+from typing import cast
 
 import numpy as np
 import torch
@@ -16,6 +17,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from sharetorch.mpc import kernels
+from sharetorch.mpc.kernels import convolution
+from sharetorch.mpc.kernels.convolution import Pairs, Windows, Words
 from sharetorch.mpc.ring import Elements, PowerRing, Ring
 
 _PATCH_ELEMENTS = 1 << 23
@@ -75,12 +78,8 @@ class MatrixProduct(BilinearMap):
     def combine(
         self, ring: Ring, e: Elements, f: Elements, a: Elements, b: Elements, c: Elements, leader: bool
     ) -> Elements:
-        """Both products into one accumulator where the kernel applies."""
-        if not isinstance(ring, PowerRing) or e.dim() != 2:
-            return super().combine(ring, e, f, a, b, c, leader)
-        b = ring.add(b, f) if leader else b
-        total = kernels.matmul_add(e.numpy(), b.numpy(), a.numpy(), f.numpy(), c.numpy())
-        return ring.reduce(torch.from_numpy(total))
+        """Both products into one accumulator where the ring can."""
+        return ring.matmul_add(e, ring.add(b, f) if leader else b, a, f, c)
 
 
 @dataclass(frozen=True)
@@ -128,6 +127,25 @@ class Geometry:
     def taps(self) -> int:
         """Inputs that meet in one output, per group."""
         return self.kernel[1] * prod(self.window)
+
+    @property
+    def windows(self) -> Windows:
+        """The same for the kernels: one spatial dimension becomes two, of which the first has size 1."""
+        return Windows(
+            image=(self.image[1], *_two(1, self.image[2:])),
+            window=_two(1, self.window),
+            stride=_two(1, self.stride),
+            padding=_two(0, self.padding),
+            dilation=_two(1, self.dilation),
+            space=_two(1, self.space),
+            groups=self.groups,
+            outputs=self.kernel[0],
+        )
+
+
+def _two(first: int, sizes: tuple[int, ...]) -> tuple[int, int]:
+    """The last two of a number and some sizes."""
+    return (first, *sizes)[-2], sizes[-1]
 
 
 def patches(x: Tensor, g: Geometry) -> Tensor:
@@ -207,16 +225,55 @@ def _by_images(x: Elements, count: int, ring: Ring) -> list[Elements]:
 
 
 @dataclass(frozen=True)
-class Convolution(BilinearMap):
-    """image (*) kernel."""
+class _WindowedMap(BilinearMap):
+    """A convolution or one of its gradients: compiled where the kernels apply, else by gathered patches."""
 
     geometry: Geometry
+
+    @abstractmethod
+    def _compiled(self, pairs: Pairs, windows: Windows, start: Words | None) -> Words:
+        """Evaluate the map on one pair of operands, or on two, and add the results to ``start``."""
+
+    @abstractmethod
+    def _plain(self, ring: Ring, x: Elements, y: Elements) -> Elements:
+        """Evaluate the map on elements of any ring."""
+
+    def _is_compiled(self, ring: Ring, *operands: Elements) -> bool:
+        tensors = isinstance(ring, PowerRing) and all(x.device.type == "cpu" for x in operands)
+        return tensors and len(self.geometry.window) <= 2
+
+    def _run(self, ring: Ring, pairs: list[tuple[Tensor, Tensor]], start: Tensor | None) -> Tensor:
+        words = [(x.numpy(), y.numpy()) for x, y in pairs]
+        found = self._compiled(words, self.geometry.windows, None if start is None else start.numpy())
+        (x, y), *_ = pairs
+        shape = self.shape(tuple(x.shape), tuple(y.shape))
+        return cast(Tensor, ring.reduce(torch.from_numpy(found).reshape(shape)))
+
+    def __call__(self, ring: Ring, x: Elements, y: Elements) -> Elements:
+        """Evaluate the map."""
+        return self._run(ring, [(x, y)], None) if self._is_compiled(ring, x, y) else self._plain(ring, x, y)
+
+    def combine(
+        self, ring: Ring, e: Elements, f: Elements, a: Elements, b: Elements, c: Elements, leader: bool
+    ) -> Elements:
+        """Both products into one accumulator where the kernels apply."""
+        if not self._is_compiled(ring, e, f, a, b, c):
+            return super().combine(ring, e, f, a, b, c, leader)
+        return self._run(ring, [(e, ring.add(b, f) if leader else b), (a, f)], c)
+
+
+@dataclass(frozen=True)
+class Convolution(_WindowedMap):
+    """image (*) kernel."""
 
     def shape(self, x: tuple[int, ...], y: tuple[int, ...]) -> tuple[int, ...]:
         """Shape of the output."""
         return self.geometry.output
 
-    def __call__(self, ring: Ring, x: Elements, y: Elements) -> Elements:
+    def _compiled(self, pairs: Pairs, windows: Windows, start: Words | None) -> Words:
+        return convolution.convolve(pairs, windows, start)
+
+    def _plain(self, ring: Ring, x: Elements, y: Elements) -> Elements:
         """Convolve: (batch, in, *space), (out, in / groups, *window) -> (batch, out, *space)."""
         g = self.geometry
         rows = ring.linear(lambda w: _kernel_rows(w, g), y)
@@ -229,16 +286,17 @@ class Convolution(BilinearMap):
 
 
 @dataclass(frozen=True)
-class ConvolutionInputGradient(BilinearMap):
+class ConvolutionInputGradient(_WindowedMap):
     """Gradient of a convolution for its image: (gradient of the output, kernel) -> image."""
-
-    geometry: Geometry
 
     def shape(self, x: tuple[int, ...], y: tuple[int, ...]) -> tuple[int, ...]:
         """Shape of the image."""
         return self.geometry.image
 
-    def __call__(self, ring: Ring, x: Elements, y: Elements) -> Elements:
+    def _compiled(self, pairs: Pairs, windows: Windows, start: Words | None) -> Words:
+        return convolution.image_gradient(pairs, windows, start)
+
+    def _plain(self, ring: Ring, x: Elements, y: Elements) -> Elements:
         """Distribute each output's gradient over its window."""
         g = self.geometry
         columns = ring.linear(lambda w: _kernel_rows(w, g).transpose(1, 2).contiguous(), y)
@@ -250,16 +308,17 @@ class ConvolutionInputGradient(BilinearMap):
 
 
 @dataclass(frozen=True)
-class ConvolutionKernelGradient(BilinearMap):
+class ConvolutionKernelGradient(_WindowedMap):
     """Gradient of a convolution for its kernel: (gradient of the output, image) -> kernel."""
-
-    geometry: Geometry
 
     def shape(self, x: tuple[int, ...], y: tuple[int, ...]) -> tuple[int, ...]:
         """Shape of the kernel."""
         return self.geometry.kernel
 
-    def __call__(self, ring: Ring, x: Elements, y: Elements) -> Elements:
+    def _compiled(self, pairs: Pairs, windows: Windows, start: Words | None) -> Words:
+        return convolution.kernel_gradient(pairs, windows, start)
+
+    def _plain(self, ring: Ring, x: Elements, y: Elements) -> Elements:
         """Correlate the output's gradient with the image's windows."""
         g = self.geometry
         total: Elements = None

@@ -20,6 +20,7 @@ from torch import Tensor
 from sharetorch.mpc.cost import Cost
 from sharetorch.mpc.party import Party
 from sharetorch.mpc.protocols.arithmetic import bilinear_cost
+from sharetorch.mpc.protocols.selection import Prices
 from sharetorch.mpc.protocols.truncation import truncation_cost
 from sharetorch.mpc.share import ArithmeticShare
 
@@ -50,12 +51,9 @@ def exponent_range(unit: int) -> int:
 async def normalise(party: Party, x: ArithmeticShare, largest: int) -> Normalised:
     """Mantissa and exponent of 1 <= x < 2^largest. Outside, x = 0 has c = 0 and larger x an empty one-hot vector.
 
-    Cost: ``largest`` comparisons in the same rounds, one product, one truncation.
+    Cost: ``largest`` thresholds in the same rounds, one product, one truncation.
     """
-    powers = _column([1 << j for j in range(1, largest + 1)], x.data)
-    stacked = x.data.unsqueeze(0).expand(largest, *x.data.shape)
-    above = party.ring.reduce(stacked - powers if party.is_leader else stacked.clone())
-    bits = (await party.suite.non_negative(party, ArithmeticShare(above))).data
+    bits = (await party.suite.at_least(party, x, [1 << j for j in range(1, largest + 1)])).data
     first = torch.zeros_like(bits[:1])
     if party.is_leader:
         first = first + 1
@@ -122,11 +120,25 @@ async def _scale_back(
     return share
 
 
-async def _magnitude(party: Party, x: ArithmeticShare) -> tuple[ArithmeticShare, ArithmeticShare]:
-    """|x| and the sign, -1 or 1."""
-    bit = (await party.suite.non_negative(party, x)).data
-    sign = ArithmeticShare(party.ring.reduce(2 * bit - 1 if party.is_leader else 2 * bit))
-    return await party.suite.multiply(party, x, sign), sign
+class _Signed(NamedTuple):
+    """|x|, [x >= 0], and further numbers times the sign of x."""
+
+    magnitude: ArithmeticShare
+    bit: ArithmeticShare
+    others: tuple[ArithmeticShare, ...]
+
+
+async def _magnitude(party: Party, x: ArithmeticShare, *others: ArithmeticShare) -> _Signed:
+    """|x| = 2 x [x >= 0] - x, and likewise for the others, in the same rounds."""
+    operands = (x, *others)
+    chosen = await party.suite.choose(party, x, operands)
+    signed = [_with_sign(party, y, product) for y, product in zip(operands, chosen.products, strict=True)]
+    return _Signed(signed[0], chosen.bit, tuple(signed[1:]))
+
+
+def _with_sign(party: Party, y: ArithmeticShare, product: ArithmeticShare) -> ArithmeticShare:
+    """2 b y - y, which is y times the sign that b stands for."""
+    return ArithmeticShare(party.ring.reduce(2 * product.data - y.data))
 
 
 async def reciprocal(party: Party, x: ArithmeticShare, unit: int) -> ArithmeticShare:
@@ -137,13 +149,12 @@ async def reciprocal(party: Party, x: ArithmeticShare, unit: int) -> ArithmeticS
 
     Cost: K + 1 comparisons in 2 steps, 10 products and 8 truncations one after the other (K > 24; else 7).
     """
-    magnitude, sign = await _magnitude(party, x)
+    magnitude, bit, _ = await _magnitude(party, x)
     mantissa, exponents = await normalise(party, magnitude, exponent_range(unit))
     w = await _invert(party, mantissa)
     spare = _WORD - 2 * (unit - 1).bit_length()
     result = await _scale_back(party, w, exponents, lambda k: float(unit) * unit * 2.0 ** (-k - WORKING_BITS), spare)
-    share: ArithmeticShare = await party.suite.multiply(party, result, sign)
-    return share
+    return _with_sign(party, result, await party.suite.multiply(party, result, bit))
 
 
 async def divide(party: Party, x: ArithmeticShare, y: ArithmeticShare, unit: int) -> ArithmeticShare:
@@ -152,10 +163,9 @@ async def divide(party: Party, x: ArithmeticShare, y: ArithmeticShare, unit: int
     The quotient must be below 2^62 / unit / 2^(K/2), and |x| below 2^37 as an integer.
     Error: at most 2^-21 of the quotient and 2 + unit / |y| units of it: a unit of x counts that much, too.
 
-    Cost: as ``reciprocal``, with one more product and truncation.
+    Cost: as ``reciprocal``, with one more truncation.
     """
-    magnitude, sign = await _magnitude(party, y)
-    signed = await party.suite.multiply(party, x, sign)
+    magnitude, _, (signed,) = await _magnitude(party, y, x)
     largest = exponent_range(unit)
     mantissa, exponents = await normalise(party, magnitude, largest)
     numerator = await _times(party, signed, await _invert(party, mantissa))
@@ -177,21 +187,21 @@ async def square_root(party: Party, x: ArithmeticShare, unit: int) -> Arithmetic
     return await _scale_back(party, root, exponents, lambda k: unit**0.5 * 2.0 ** (k / 2 - WORKING_BITS), 30)
 
 
-# Declared prices, for operands that were not opened before. ``comparison`` is that of the suite.
+# Declared prices, for operands that were not opened before, in a suite of these prices.
 
 
-def _times_cost(opened: int, count: int) -> Cost:
-    return bilinear_cost(opened * count, count, 2) + truncation_cost(count, 2)
+def _product(opened: int, count: int, prices: Prices) -> Cost:
+    return bilinear_cost(opened * count, count, prices.parties)
 
 
-def _magnitude_cost(count: int, comparison: Callable[[int], Cost]) -> Cost:
-    return comparison(count) + bilinear_cost(2 * count, count, 2)
+def _times_cost(opened: int, count: int, prices: Prices) -> Cost:
+    return _product(opened, count, prices) + truncation_cost(count, prices.parties)
 
 
-def normalise_cost(count: int, largest: int, comparison: Callable[[int], Cost]) -> Cost:
+def normalise_cost(count: int, largest: int, prices: Prices) -> Cost:
     """Declared price of ``normalise``."""
-    cost = comparison(largest * count) + bilinear_cost(2 * count, count, 2)
-    return cost + truncation_cost(count, 2) if largest > WORKING_BITS else cost
+    cost = prices.at_least(count, largest) + _product(1 if prices.opens_operand else 2, count, prices)
+    return cost + truncation_cost(count, prices.parties) if largest > WORKING_BITS else cost
 
 
 def _sequence(*steps: Cost) -> Cost:
@@ -201,41 +211,48 @@ def _sequence(*steps: Cost) -> Cost:
     return total
 
 
-def _invert_cost(count: int) -> Cost:
+def _invert_cost(count: int, prices: Prices) -> Cost:
     """The mantissa is opened once, each w and each 2 - c w once."""
     opened = [2, 1, *[1, 1] * (_RECIPROCAL_STEPS - 1)]
-    return _sequence(*(_times_cost(new, count) for new in opened))
+    return _sequence(*(_times_cost(new, count, prices) for new in opened))
 
 
-def _invert_root_cost(count: int) -> Cost:
+def _invert_root_cost(count: int, prices: Prices) -> Cost:
     """The mantissa is opened once; y, its square and 3 - c y^2 once a step."""
     opened = [1, 2, 1, *[1, 1, 1] * (_ROOT_STEPS - 1)]
-    return _sequence(truncation_cost(count, 2), *(_times_cost(new, count) for new in opened))
-
-
-def reciprocal_cost(count: int, unit: int, comparison: Callable[[int], Cost]) -> Cost:
-    """Declared price of ``reciprocal``."""
-    normalised = normalise_cost(count, exponent_range(unit), comparison)
-    signed = bilinear_cost(count, count, 2)
     return _sequence(
-        _magnitude_cost(count, comparison), normalised, _invert_cost(count), _times_cost(2, count), signed
+        truncation_cost(count, prices.parties), *(_times_cost(new, count, prices) for new in opened)
     )
 
 
-def divide_cost(count: int, unit: int, comparison: Callable[[int], Cost]) -> Cost:
+def reciprocal_cost(count: int, unit: int, prices: Prices) -> Cost:
+    """Declared price of ``reciprocal``."""
+    return _sequence(
+        prices.choose(count, 1),
+        normalise_cost(count, exponent_range(unit), prices),
+        _invert_cost(count, prices),
+        _times_cost(2, count, prices),
+        _product(1 if prices.opens_bit else 2, count, prices),
+    )
+
+
+def divide_cost(count: int, unit: int, prices: Prices) -> Cost:
     """Declared price of ``divide``."""
-    normalised = normalise_cost(count, exponent_range(unit), comparison)
-    signed = bilinear_cost(count, count, 2)
-    products = (_times_cost(2, count), _times_cost(2, count))
-    return _sequence(_magnitude_cost(count, comparison), signed, normalised, _invert_cost(count), *products)
+    products = (_times_cost(2, count, prices), _times_cost(2, count, prices))
+    return _sequence(
+        prices.choose(count, 2),
+        normalise_cost(count, exponent_range(unit), prices),
+        _invert_cost(count, prices),
+        *products,
+    )
 
 
-def inverse_square_root_cost(count: int, unit: int, comparison: Callable[[int], Cost]) -> Cost:
+def inverse_square_root_cost(count: int, unit: int, prices: Prices) -> Cost:
     """Declared price of ``inverse_square_root``."""
-    normalised = normalise_cost(count, exponent_range(unit), comparison)
-    return _sequence(normalised, _invert_root_cost(count), _times_cost(2, count))
+    normalised = normalise_cost(count, exponent_range(unit), prices)
+    return _sequence(normalised, _invert_root_cost(count, prices), _times_cost(2, count, prices))
 
 
-def square_root_cost(count: int, unit: int, comparison: Callable[[int], Cost]) -> Cost:
+def square_root_cost(count: int, unit: int, prices: Prices) -> Cost:
     """Declared price of ``square_root``."""
-    return inverse_square_root_cost(count, unit, comparison) + _times_cost(1, count)
+    return inverse_square_root_cost(count, unit, prices) + _times_cost(1, count, prices)

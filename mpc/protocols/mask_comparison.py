@@ -1,49 +1,106 @@
-"""[c < r] for a public c and a mask r that the provider dealt: one-hot digit tables and one radix-4 node.
+"""[c < r] for a public c and a mask r that the provider knows: one-hot digit tables and a tree of nodes.
 
-r is cut into four digits of w bits, highest last. For each digit the parties hold XOR shares of its one-hot vector
-(2^w - 1 dealt bits; the last row is 1 XOR the others). With the public digit v of c, locally
-    p_k = onehot_k[v]  (digits equal),    g_k = XOR_{i > v} onehot_k[i]  (digit of r above digit of c).
-Then [c < r] = g3 ^ p3 g2 ^ p3 p2 g1 ^ p3 p2 p1 g0. All bits but g3 are opened under masks whose products were dealt, so
-the monomials are linear in shares of products of masks. A dealt random bit, known both as XOR shares and in the ring,
-converts the result.
+r is cut into digits. For each digit the parties hold XOR shares of its one-hot vector (2^w - 1 dealt bits; the last row
+is 1 XOR the others). With the public digit v of c, locally
+    p = onehot[v]  (digits equal),    g = XOR of onehot[i], i > v  (digit of r above digit of c).
+Nodes join digits (``radix_tree``): all their inputs but the highest g are opened under masks whose products were dealt,
+so that what they compute is linear in shares of products of masks. The result is opened under a random bit that was
+also dealt in the ring; that converts it. A bit of c may be added to the result, and the test may be for equality.
+
+Tables of one r serve any number of comparisons with it; masks of nodes serve one.
 """
 
 from __future__ import annotations
 
-from itertools import combinations
+from itertools import accumulate, pairwise
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from sharetorch.mpc.kernels import bit_planes
+from sharetorch.mpc.kernels.bit_planes import Planes
 from sharetorch.mpc.party import Party
-from sharetorch.mpc.provider import OneTime, dealt_bits, dealt_shares, random_bits
+from sharetorch.mpc.protocols.planes import DealtPlanes, chunk_sizes, drawn_planes, open_planes, random_planes
+from sharetorch.mpc.protocols.radix_tree import Tree, tree
+from sharetorch.mpc.provider import OneTime, dealt_shares
+from sharetorch.mpc.ring import Elements, PowerRing
 from sharetorch.mpc.share import ArithmeticShare
 
-Bits = NDArray[np.uint8]
+Words = NDArray[np.int64]
 
 DIGITS = 4
-_INPUTS = ("p3", "p2", "p1", "g2", "g1", "g0")
-_MONOMIALS = (("p3", "g2"), ("p3", "p2", "g1"), ("p3", "p2", "p1", "g0"))
 
 
-def _mask_products() -> tuple[tuple[str, ...], ...]:
-    found: list[tuple[str, ...]] = []
-    for monomial in _MONOMIALS:
-        for size in range(2, len(monomial) + 1):
-            found.extend(subset for subset in combinations(monomial, size) if subset not in found)
-    return tuple(found)
+class Public(NamedTuple):
+    """The public numbers c = offset + sign * w of all cases.
+
+    Attributes:
+        words: w, shape (n,), or (cases, n).
+        offsets: shape (cases,).
+        sign: 1 or -1.
+        top: bit of c that is added to the result; -1 for none.
+    """
+
+    words: Words
+    offsets: Words
+    sign: int
+    top: int
 
 
-_PRODUCTS = _mask_products()
-"""Products of masks the provider deals: 15 bits per comparison."""
+async def open_comparison(
+    party: Party, plan: Tree, public: Public, masks: Planes, tables: DealtPlanes, products: DealtPlanes
+) -> Planes:
+    """Open the results of comparisons under the last mask of each: a plane for each case.
+
+    Args:
+        party: this member, not the provider.
+        plan: digits and nodes.
+        public: what is compared with r.
+        masks: ``plan.masks`` planes for each case.
+        tables: their brief planes are ``plan.rows``.
+        products: their lasting planes are ``plan.products`` for each case; may be the same as tables.
+
+    Cost: a round for each level of the plan, the last with one bit.
+    """
+    count, cases, lead = public.words.shape[-1], public.offsets.size, party.is_leader
+    sizes, first = chunk_sizes(count), plan.levels[0]
+    out = bit_planes.outputs(count, cases, first.opened, first.kept)
+    for place, (start, stop) in enumerate(pairwise([0, *accumulate(sizes)])):
+        parts = await tables.brief(place)
+        bit_planes.leaves(*public, plan.digits, first.slots, parts, plan.rows, masks, out, start, stop, lead=lead)
+    for level, following in pairwise(plan.levels):
+        seen, held = await open_planes(party, "node inputs", out.opened, count, cases * level.opened), out.kept
+        out = bit_planes.outputs(count, cases, following.opened, following.kept)
+        for place, (start, stop) in enumerate(pairwise([0, *accumulate(sizes)])):
+            bit_planes.nodes(
+                count, cases, level.nodes, following.slots, seen, masks, level.first_mask, following.first_mask,
+                products.lasting(place), plan.products, held, out, start, stop, lead=lead,
+            )  # fmt: skip
+    return await open_planes(party, "masked result", out.opened, count, cases)
+
+
+def mask_bits(plan: Tree, masks: Planes, cases: int, r: Words, top: int) -> Words:
+    """The bits that hide the results, at the provider, each with bit ``top`` of r added: shape (cases, n)."""
+    return bit_planes.bits_of_planes(masks, plan.masks - 1, cases, r.size, r, top)
+
+
+def correct_products(plan: Tree, masks: Planes, cases: int, rest: Planes, start: int, stop: int) -> None:
+    """Add the products of the masks of some elements to rest."""
+    if plan.products:
+        size = cases * plan.masks
+        chosen = masks[bit_planes.plane_words(start, size) : bit_planes.plane_words(stop, size)]
+        bit_planes.deal_products(plan.nodes, chosen, stop - start, cases, rest, plan.products)
+
+
+# ------------------------------------------------------------------------------------ for the last unit of a truncation
 
 
 class CarryTable(NamedTuple):
-    """XOR shares of the one-hot digits of r: shape (count, 4, 2^w), and w."""
+    """XOR shares of the one-hot digits of r, and bits of a digit."""
 
-    onehot: OneTime[Bits]
+    onehot: OneTime[DealtPlanes]
     width: int
 
 
@@ -52,25 +109,26 @@ def mask_digits(divisor: int) -> int:
     return -(-(divisor - 1).bit_length() // DIGITS)
 
 
-async def carry_table(party: Party, count: int, width: int, r: NDArray[np.int64] | None) -> CarryTable:
+def _plan(width: int) -> Tree:
+    return tree(DIGITS * width, width, DIGITS)
+
+
+async def carry_table(party: Party, count: int, width: int, r: Words | None) -> CarryTable:
     """Deal the digit tables of r, shape (count,), which only the provider knows.
 
     Cost: 4 (2^w - 1) bits an element, offline.
     """
-    rows = (1 << width) - 1
-    dealt = await dealt_bits(party, "digit table", (count, DIGITS, rows), lambda: _one_hot(r, width)[..., :rows])
-    return CarryTable(dealt, width)
+    plan = _plan(width)
 
+    def correct(rest: Planes, _: Planes, start: int, stop: int) -> None:
+        assert r is not None
+        bit_planes.deal_tables(r[start:stop], plan.digits, rest, plan.rows)
 
-def _one_hot(r: NDArray[np.int64] | None, width: int) -> Bits:
-    assert r is not None
-    shifts = width * np.arange(DIGITS)
-    digits = (r[:, None] >> shifts) & ((1 << width) - 1)
-    return np.asarray(digits[..., None] == np.arange(1 << width), dtype=np.uint8)
+    return CarryTable(await drawn_planes(party, "digit table", count, plan.rows, 0, correct), width)
 
 
 async def less_than_mask(
-    party: Party, table: CarryTable, thresholds: NDArray[np.int64] | None, cases: int, count: int
+    party: Party, table: CarryTable, thresholds: Words | None, cases: int, count: int
 ) -> ArithmeticShare:
     """Shares of [c < r] as ring integers.
 
@@ -86,68 +144,22 @@ async def less_than_mask(
 
     Cost: 2 rounds, 7 bits per comparison to each other party; offline 15 bits and 8 bytes.
     """
-    masks = random_bits(party, "node masks", (cases, count, len(_INPUTS))).take()
-    products = await dealt_bits(
-        party, "products of node masks", (cases, count, len(_PRODUCTS)), lambda: _multiply_masks(masks)
-    )
-    bit = random_bits(party, "conversion bit", (cases, count)).take()
-    number = await dealt_shares(party, "conversion bit in the ring", (cases, count), lambda: _as_ring(bit))
+    plan = _plan(table.width)
+    masks = random_planes(party, "node masks", count, cases * plan.masks).take()
+
+    def correct(_: Planes, rest: Planes, start: int, stop: int) -> None:
+        correct_products(plan, masks, cases, rest, start, stop)
+
+    products = await drawn_planes(party, "products of node masks", count, 0, cases * plan.products, correct)
+
+    def numbers() -> Elements:
+        return torch.from_numpy(mask_bits(plan, masks, cases, np.zeros(count, np.int64), -1))
+
+    number = await dealt_shares(party, "conversion bit in the ring", (cases, count), numbers)
     if thresholds is None:
         return ArithmeticShare(torch.empty((cases, count), dtype=torch.int64, device="meta"))
-    leaves = _leaves(party, table, thresholds)
-    less = await _node(party, leaves, masks, products.take())
-    opened = _as_ring(await party.open_bits("converted bit", less ^ bit))
-    share = (1 - 2 * opened) * number.take()
-    return ArithmeticShare(party.ring.reduce(share + opened if party.is_leader else share))
-
-
-def _as_ring(bits: Bits) -> torch.Tensor:
-    return torch.from_numpy(bits.astype(np.int64))
-
-
-def _leaves(party: Party, table: CarryTable, thresholds: NDArray[np.int64]) -> dict[str, Bits]:
-    """XOR shares of g_k and p_k, each of shape (cases, count)."""
-    dealt = table.onehot.take()
-    last = np.bitwise_xor.reduce(dealt, axis=-1, keepdims=True)
-    onehot = np.concatenate([dealt, last ^ np.uint8(party.is_leader)], axis=-1)
-    above = np.bitwise_xor.accumulate(onehot[..., ::-1], axis=-1)[..., ::-1] ^ onehot
-    leaves: dict[str, Bits] = {}
-    elements = np.arange(onehot.shape[0])
-    for k in range(DIGITS):
-        digit = (thresholds >> (k * table.width)) & ((1 << table.width) - 1)
-        leaves[f"p{k}"] = onehot[elements, k, digit]
-        leaves[f"g{k}"] = above[elements, k, digit]
-    return leaves
-
-
-async def _node(party: Party, leaves: dict[str, Bits], masks: Bits, products: Bits) -> Bits:
-    """XOR share of g3 ^ p3 g2 ^ p3 p2 g1 ^ p3 p2 p1 g0."""
-    inputs = np.stack([leaves[name] for name in _INPUTS], axis=-1)
-    opened = await party.open_bits("masked node inputs", inputs ^ masks)
-    public = {name: opened[..., i] for i, name in enumerate(_INPUTS)}
-    shared: dict[tuple[str, ...], Bits] = {(name,): masks[..., i] for i, name in enumerate(_INPUTS)}
-    shared.update({subset: products[..., i] for i, subset in enumerate(_PRODUCTS)})
-    total = leaves["g3"]
-    for monomial in _MONOMIALS:
-        total = total ^ _monomial(party, monomial, public, shared)
-    return total
-
-
-def _monomial(
-    party: Party, names: tuple[str, ...], public: dict[str, Bits], shared: dict[tuple[str, ...], Bits]
-) -> Bits:
-    """prod b = XOR over subsets T of (prod outside T of opened bits) * (product of the masks in T)."""
-    total = np.zeros_like(public[names[0]])
-    for size in range(len(names) + 1):
-        for subset in combinations(names, size):
-            term = shared[subset] if subset else np.full_like(total, party.is_leader)
-            for name in names:
-                if name not in subset:
-                    term = term & public[name]
-            total = total ^ term
-    return total
-
-
-def _multiply_masks(masks: Bits) -> Bits:
-    place = {name: i for i, name in enumerate(_INPUTS)}
-    return np.stack([np.bitwise_and.reduce(masks[..., [place[n] for n in s]], axis=-1) for s in _PRODUCTS], axis=-1)
+    public = Public(np.ascontiguousarray(thresholds), np.zeros(cases, np.int64), 1, -1)
+    opened = await open_comparison(party, plan, public, masks, table.onehot.take(), products.take())
+    a = number.take((cases, count)).numpy()
+    bits = party.ring.bits if isinstance(party.ring, PowerRing) else 64
+    return ArithmeticShare(torch.from_numpy(bit_planes.convert_bits(opened, a, bits, lead=party.is_leader)))

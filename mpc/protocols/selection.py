@@ -1,11 +1,13 @@
 """What follows from a sign: ReLU, equality, maxima by a tree, and the way a gradient takes back through the tree.
 
-All functions call the comparison through ``party.suite``, so they work with every protocol.
+All functions call the suite through ``party.suite``, so they work with every protocol. ``choose_by_sign`` and its like
+make a suite's other primitives out of its comparison, for suites that have nothing better.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
@@ -21,11 +23,26 @@ CountedComparison = Callable[[int], Cost]
 """Declared price of a suite's comparison of so many elements."""
 
 
+class Chosen(NamedTuple):
+    """A comparison's bit, and its products with other numbers."""
+
+    bit: ArithmeticShare
+    products: tuple[ArithmeticShare, ...]
+
+
 class Rectified(NamedTuple):
     """ReLU and the comparison it used, for the backward pass."""
 
     value: ArithmeticShare
     bit: ArithmeticShare
+
+
+class TruncatedRelu(NamedTuple):
+    """ReLU of a truncated number, the bit [x > 0] it used, and the truncated number itself."""
+
+    value: ArithmeticShare
+    bit: ArithmeticShare
+    truncated: ArithmeticShare
 
 
 class Maximum(NamedTuple):
@@ -43,22 +60,57 @@ class Maximum(NamedTuple):
 
 
 async def relu(party: Party, x: ArithmeticShare) -> Rectified:
-    """x * [x > 0], and the bit. One comparison and one product.
-
-    [x > 0] = 1 - [-x >= 0], so that the derivative at 0 is 0, as in PyTorch.
-    """
-    below = await party.suite.non_negative(party, ArithmeticShare(party.ring.negate(x.data)))
-    above = party.ring.negate(below.data)
-    bit = ArithmeticShare(party.ring.add(above, torch.tensor(1)) if party.is_leader else above)
-    return Rectified(await party.suite.multiply(party, x, bit), bit)
+    """x * [x > 0], and the bit, which is 0 at 0 as the derivative in PyTorch."""
+    chosen: Chosen = await party.suite.choose(party, x, (x,), threshold=1)
+    return Rectified(chosen.products[0], chosen.bit)
 
 
 async def equal_zero(party: Party, x: ArithmeticShare) -> ArithmeticShare:
+    """[x = 0]."""
+    share: ArithmeticShare = await party.suite.equal_zero(party, x)
+    return share
+
+
+async def choose_by_sign(
+    party: Party, x: ArithmeticShare, operands: Sequence[ArithmeticShare], threshold: int
+) -> Chosen:
+    """b = [x >= threshold], then its products with the operands in one round."""
+    bit = await party.suite.non_negative(party, _minus_public(party, x, threshold))
+    if len(operands) == 1:
+        return Chosen(bit, (await party.suite.multiply(party, operands[0], bit),))
+    stacked = torch.stack([operand.data for operand in operands])
+    products = await party.suite.multiply(party, bit.view(bit.data.expand(stacked.shape)), ArithmeticShare(stacked))
+    return Chosen(bit, tuple(ArithmeticShare(product) for product in products.data))
+
+
+async def at_least_by_sign(party: Party, x: ArithmeticShare, thresholds: Sequence[int]) -> ArithmeticShare:
+    """[x >= T] for all T, all comparisons in the same rounds."""
+    limits = torch.tensor(thresholds, device=x.data.device).reshape(-1, *[1] * x.data.dim())
+    stacked = x.data.unsqueeze(0).expand(len(thresholds), *x.data.shape)
+    above = party.ring.reduce(stacked - limits if party.is_leader else stacked.clone())
+    share: ArithmeticShare = await party.suite.non_negative(party, ArithmeticShare(above))
+    return share
+
+
+async def equal_zero_by_signs(party: Party, x: ArithmeticShare) -> ArithmeticShare:
     """[x = 0] = [x >= 0] + [-x >= 0] - 1, both comparisons in the same rounds."""
     both = ArithmeticShare(torch.stack([x.data, party.ring.negate(x.data)]))
     signs = await party.suite.non_negative(party, both)
     total = signs.data[0] + signs.data[1]
     return ArithmeticShare(party.ring.reduce(total - 1 if party.is_leader else total))
+
+
+async def truncated_relu_by_steps(party: Party, x: ArithmeticShare, divisor: int) -> TruncatedRelu:
+    """x / divisor, then ReLU; the bit is that of the truncated number."""
+    truncated = await party.suite.truncate(party, x, divisor)
+    value, bit = await relu(party, truncated)
+    return TruncatedRelu(value, bit, truncated)
+
+
+def _minus_public(party: Party, x: ArithmeticShare, number: int) -> ArithmeticShare:
+    if number == 0 or not party.is_leader:
+        return x
+    return ArithmeticShare(party.ring.subtract(x.data, torch.tensor(number)))
 
 
 def tree_rows(n: int) -> int:
@@ -70,32 +122,55 @@ async def maximum_tree(party: Party, x: ArithmeticShare) -> Maximum:
     """Maximum over dimension 0 by ceil(log2 n) levels of pairwise comparisons; the first of equal elements wins.
 
     Neighbours are paired, so that order is kept, and the left one stays if it is at least as large. Value and index of
-    a level are selected in one round. The trail holds the bits of all levels, lowest first, shape (n - 1, *rest).
+    a level are selected in one step; on the lowest level left and right are neighbours, so only the bit is needed for
+    the index. The trail holds the bits of all levels, lowest first, shape (n - 1, *rest).
 
-    Cost: per level, a comparison of floor(n / 2) elements and one round of 2 floor(n / 2) products.
+    Cost: per level, a comparison of floor(n / 2) elements with 2 products of its bit, 1 on the lowest level.
     """
     if x.data.shape[0] == 0:
         raise ShapeError(f"The maximum over dimension 0 of shape {tuple(x.data.shape)} has no elements to choose from.")
-    value, index = x.data, _positions(party, x.data)
+    if party.is_provider:
+        return await _provide_maximum(party, x)
+    rows = torch.stack([x.data, _positions(party, x.data)])
     bits: list[Elements] = []
-    while value.shape[0] > 1:
-        pairs = value.shape[0] // 2
-        left, right, odd = value[0 : 2 * pairs : 2], value[1 : 2 * pairs : 2], value[2 * pairs :]
-        place_left, place_right = index[0 : 2 * pairs : 2], index[1 : 2 * pairs : 2]
-        difference = party.ring.subtract(left, right)
-        bit = await party.suite.non_negative(party, ArithmeticShare(difference))
-        chosen = await _choose(party, bit, torch.stack([difference, party.ring.subtract(place_left, place_right)]))
-        value = torch.cat([party.ring.add(right, chosen.data[0]), odd])
-        index = torch.cat([party.ring.add(place_right, chosen.data[1]), index[2 * pairs :]])
-        bits.append(bit.data)
+    while rows.shape[1] > 1:
+        pairs = rows.shape[1] // 2
+        left, right, odd = rows[:, 0 : 2 * pairs : 2], rows[:, 1 : 2 * pairs : 2], rows[:, 2 * pairs :]
+        operands = _operands(party.ring.subtract(left, right) if bits else party.ring.subtract(left[:1], right[:1]))
+        chosen: Chosen = await party.suite.choose(party, operands[0], operands)
+        changes = [product.data for product in chosen.products]
+        if not bits:
+            changes.append(party.ring.negate(chosen.bit.data))
+        rows = party.ring.add(right, torch.stack(changes))
+        if odd.shape[1]:
+            rows = torch.cat([rows, odd], dim=1)
+        bits.append(chosen.bit.data)
     trail = torch.cat(bits) if bits else x.data[:0]
-    return Maximum(ArithmeticShare(value[0]), ArithmeticShare(index[0]), ArithmeticShare(trail))
+    value, index = rows[:, 0]
+    return Maximum(ArithmeticShare(value), ArithmeticShare(index), ArithmeticShare(trail))
 
 
-async def _choose(party: Party, bit: ArithmeticShare, differences: Elements) -> ArithmeticShare:
-    repeated = bit.view(bit.data.expand(differences.shape))
-    product: ArithmeticShare = await party.suite.multiply(party, repeated, ArithmeticShare(differences))
-    return product
+def _operands(differences: Elements) -> list[ArithmeticShare]:
+    """Differences of values, and of places if they are there, as views of one share."""
+    whole = ArithmeticShare(differences)
+    return [whole.view(part) for part in whole.data]
+
+
+async def _provide_maximum(party: Party, x: ArithmeticShare) -> Maximum:
+    """The provider's part: it deals for each level."""
+    n, *rest = x.data.shape
+    for level, pairs in enumerate(level_sizes(n)):
+        operands = _operands(_nothing(2 if level else 1, pairs, *rest))
+        await party.suite.choose(party, operands[0], operands)
+    return Maximum(
+        ArithmeticShare(_nothing(*rest)),
+        ArithmeticShare(_nothing(*rest)),
+        ArithmeticShare(_nothing(tree_rows(n), *rest)),
+    )
+
+
+def _nothing(*shape: int) -> Elements:
+    return torch.empty(shape, dtype=torch.int64, device="meta")
 
 
 def _positions(party: Party, like: Elements) -> Elements:
@@ -132,14 +207,39 @@ async def route_tree(party: Party, gradient: ArithmeticShare, trail: ArithmeticS
 # Declared prices, for operands that were not opened before.
 
 
-def relu_cost(count: int, comparison: CountedComparison) -> Cost:
-    """Declared price of ``relu``."""
-    return comparison(count) + bilinear_cost(2 * count, count, 2)
+@dataclass(frozen=True)
+class Prices:
+    """Declared prices of a suite's primitives in sessions of so many parties.
+
+    Attributes:
+        parties: number of parties.
+        at_least: of elements and thresholds.
+        choose: of elements and operands, the first of which is what is compared.
+        equal_zero: of elements.
+        opens_operand: whether a comparison leaves what it compared open, so that a product with it need not.
+        opens_bit: whether ``choose`` leaves its bit open.
+    """
+
+    parties: int
+    at_least: Callable[[int, int], Cost]
+    choose: Callable[[int, int], Cost]
+    equal_zero: Callable[[int], Cost]
+    opens_operand: bool
+    opens_bit: bool
 
 
-def equal_zero_cost(count: int, comparison: CountedComparison) -> Cost:
-    """Declared price of ``equal_zero``."""
-    return comparison(2 * count)
+def prices_by_sign(comparison: CountedComparison, parties: int = 2) -> Prices:
+    """Prices of a suite that has a comparison and nothing else."""
+    return Prices(
+        parties,
+        lambda count, thresholds: comparison(thresholds * count),
+        lambda count, operands: (
+            comparison(count) + bilinear_cost((1 + operands) * count, operands * count, parties)
+        ),
+        lambda count: comparison(2 * count),
+        opens_operand=False,
+        opens_bit=True,
+    )
 
 
 def level_sizes(n: int) -> list[int]:
@@ -151,17 +251,17 @@ def level_sizes(n: int) -> list[int]:
     return sizes
 
 
-def maximum_tree_cost(n: int, count: int, comparison: CountedComparison) -> Cost:
+def maximum_tree_cost(n: int, count: int, prices: Prices) -> Cost:
     """Declared price of ``maximum_tree`` for ``count`` maxima over n elements."""
     total = Cost()
-    for pairs in level_sizes(n):
-        total += comparison(pairs * count) + bilinear_cost(3 * pairs * count, 2 * pairs * count, 2)
+    for level, pairs in enumerate(level_sizes(n)):
+        total += prices.choose(pairs * count, 2 if level else 1)
     return total
 
 
-def route_tree_cost(n: int, count: int) -> Cost:
+def route_tree_cost(n: int, count: int, parties: int = 2) -> Cost:
     """Declared price of ``route_tree`` for ``count`` gradients over n elements."""
     total = Cost()
     for pairs in level_sizes(n):
-        total += bilinear_cost(2 * pairs * count, pairs * count, 2)
+        total += bilinear_cost(2 * pairs * count, pairs * count, parties)
     return total

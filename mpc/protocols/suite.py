@@ -8,12 +8,13 @@ is the reference the others are tested against, and the arithmetic behind ``fix_
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 
 import torch
 
 from sharetorch.mpc.errors import UnsupportedOperationError
 from sharetorch.mpc.party import Party
-from sharetorch.mpc.protocols import arithmetic, securenn, securenn_paper, selection, truncation
+from sharetorch.mpc.protocols import arithmetic, fss, securenn, securenn_paper, selection, tables, truncation
 from sharetorch.mpc.protocols.bilinear import BilinearMap, Product
 from sharetorch.mpc.share import ArithmeticShare
 
@@ -26,13 +27,45 @@ TRUNCATIONS = {
 
 
 class Suite(ABC):
-    """The primitives of a protocol."""
+    """The primitives of a protocol.
+
+    Attributes:
+        name: what users call it.
+        truncates_with_relu: whether truncation and ReLU share an opening.
+    """
 
     name: str
+    truncates_with_relu = False
 
     @abstractmethod
     async def non_negative(self, party: Party, x: ArithmeticShare) -> ArithmeticShare:
         """Shares of [x >= 0] as 0 and 1."""
+
+    async def at_least(self, party: Party, x: ArithmeticShare, thresholds: Sequence[int]) -> ArithmeticShare:
+        """Shares of [x >= T] for all public thresholds T, shape (thresholds, *shape)."""
+        return await selection.at_least_by_sign(party, x, thresholds)
+
+    async def equal_zero(self, party: Party, x: ArithmeticShare) -> ArithmeticShare:
+        """Shares of [x = 0] as 0 and 1."""
+        return await selection.equal_zero_by_signs(party, x)
+
+    async def choose(
+        self, party: Party, x: ArithmeticShare, operands: Sequence[ArithmeticShare], threshold: int = 0
+    ) -> selection.Chosen:
+        """Shares of [x >= threshold] and of its products with the operands, of which x may be one."""
+        return await selection.choose_by_sign(party, x, operands, threshold)
+
+    async def truncated_relu(self, party: Party, x: ArithmeticShare, divisor: int) -> selection.TruncatedRelu:
+        """ReLU of x / divisor, its bit [x > 0], and x / divisor, for a divisor that is a power of two."""
+        return await selection.truncated_relu_by_steps(party, x, divisor)
+
+    def prices(self, parties: int) -> selection.Prices:
+        """Declared prices of these primitives in sessions of so many parties.
+
+        Raises:
+            UnsupportedOperationError: there are none.
+        """
+        raise UnsupportedOperationError(f"The suite {self.name!r} declares no prices.")
 
     async def bilinear(self, party: Party, f: BilinearMap, x: ArithmeticShare, y: ArithmeticShare) -> ArithmeticShare:
         """Shares of f(x, y)."""
@@ -72,6 +105,10 @@ class SecureNN(Suite):
         """Shares of [x >= 0] as 0 and 1."""
         return await securenn.non_negative(party, x)
 
+    def prices(self, parties: int) -> selection.Prices:
+        """Those of the comparison."""
+        return selection.prices_by_sign(securenn.non_negative_cost, parties)
+
 
 class SecureNNPaper(Suite):
     """SecureNN as published: ShareConvert, ComputeMSB, scanning MaxPool, its derivative through the helper."""
@@ -81,6 +118,10 @@ class SecureNNPaper(Suite):
     async def non_negative(self, party: Party, x: ArithmeticShare) -> ArithmeticShare:
         """Shares of [x >= 0] as 0 and 1."""
         return await securenn_paper.derivative_of_relu(party, x)
+
+    def prices(self, parties: int) -> selection.Prices:
+        """Those of the comparison."""
+        return selection.prices_by_sign(securenn_paper.derivative_of_relu_cost, parties)
 
     async def maximum(self, party: Party, x: ArithmeticShare) -> selection.Maximum:
         """Maximum by a scan; the trail is the index."""
@@ -108,6 +149,75 @@ class SecureNNPaper(Suite):
         return 1
 
 
+class Tables(Suite):
+    """Comparisons by digit tables of dealt masks. Any number of parties; exact on the whole ring.
+
+    Args:
+        name: what users call it.
+        digits: how comparisons are cut.
+    """
+
+    truncates_with_relu = True
+
+    def __init__(self, name: str, digits: tables.Shape) -> None:
+        self.name = name
+        self.digits = digits
+
+    async def non_negative(self, party: Party, x: ArithmeticShare) -> ArithmeticShare:
+        """Shares of [x >= 0] as 0 and 1."""
+        return (await tables.choose(party, x, (), 0, self.digits)).bit
+
+    async def at_least(self, party: Party, x: ArithmeticShare, thresholds: Sequence[int]) -> ArithmeticShare:
+        """All thresholds from one opening and one set of tables."""
+        return await tables.at_least(party, x, thresholds, self.digits)
+
+    async def equal_zero(self, party: Party, x: ArithmeticShare) -> ArithmeticShare:
+        """Digits of the mask compared for equality."""
+        return await tables.equal_zero(party, x, self.digits)
+
+    async def choose(
+        self, party: Party, x: ArithmeticShare, operands: Sequence[ArithmeticShare], threshold: int = 0
+    ) -> selection.Chosen:
+        """Comparison and products in the same rounds."""
+        return await tables.choose(party, x, operands, threshold, self.digits)
+
+    async def truncated_relu(self, party: Party, x: ArithmeticShare, divisor: int) -> selection.TruncatedRelu:
+        """Truncation and comparison from one opening."""
+        return await tables.truncated_relu(party, x, divisor, self.digits)
+
+    def prices(self, parties: int) -> selection.Prices:
+        """Those of the tables."""
+        return tables.prices(parties, self.digits)
+
+
+class FSS(Suite):
+    """Comparisons by function secret sharing, in one round. Two parties; exact on the whole ring."""
+
+    name = "fss"
+
+    async def non_negative(self, party: Party, x: ArithmeticShare) -> ArithmeticShare:
+        """Shares of [x >= 0] as 0 and 1."""
+        return await fss.non_negative(party, x)
+
+    async def at_least(self, party: Party, x: ArithmeticShare, thresholds: Sequence[int]) -> ArithmeticShare:
+        """All thresholds from one opening and one key."""
+        return await fss.at_least(party, x, thresholds)
+
+    async def equal_zero(self, party: Party, x: ArithmeticShare) -> ArithmeticShare:
+        """Two comparisons from one opening."""
+        return await fss.equal_zero(party, x)
+
+    async def choose(
+        self, party: Party, x: ArithmeticShare, operands: Sequence[ArithmeticShare], threshold: int = 0
+    ) -> selection.Chosen:
+        """Comparison and operands from one opening, products in a second round."""
+        return await fss.choose(party, x, operands, threshold)
+
+    def prices(self, parties: int) -> selection.Prices:
+        """Those of the keys."""
+        return fss.prices()
+
+
 class Plaintext(Suite):
     """Everything in the clear, by one party: the reference."""
 
@@ -128,7 +238,17 @@ class Plaintext(Suite):
         return await truncation.plain_truncate(party, x, divisor)
 
 
-SUITES: dict[str, Suite] = {suite.name: suite for suite in (SecureNN(), SecureNNPaper(), Plaintext())}
+SUITES: dict[str, Suite] = {
+    suite.name: suite
+    for suite in (
+        SecureNN(),
+        SecureNNPaper(),
+        Tables("tables", tables.SHORT_DIGITS),
+        Tables("tables-wan", tables.LONG_DIGITS),
+        FSS(),
+        Plaintext(),
+    )
+}
 """Suites by the name users give as ``protocol=``."""
 
-DEFAULT_SUITE = SecureNN.name
+DEFAULT_SUITE = "tables"

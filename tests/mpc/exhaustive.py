@@ -62,6 +62,59 @@ def check_non_negative(protocol: Any, bits: int, repeats: int = 8) -> None:
     assert not len(wrong), f"l={bits}: {len(wrong)} of {len(values)} wrong, a in {sorted(set(wrong.tolist()))}"
 
 
+def put_all_sharings(session: Session, repeats: int) -> tuple[Tensor, int]:
+    """Every value of the ring in every sharing by the parties, ``repeats`` times: the values, and the object."""
+    ring = session.ring
+    assert isinstance(ring, PowerRing)
+    size, parties = 1 << ring.bits, len(session.parties)
+    parts = torch.cartesian_prod(*[torch.arange(size)] * parties).repeat(repeats, 1).T
+    shares = [ring.from_integers(part.contiguous()) for part in parts]
+    return ring.reduce(sum(shares[1:], start=shares[0])), testing.put(session, *shares)
+
+
+def check_comparisons(suite: str, bits: int, parties: int, repeats: int = 4) -> None:
+    """[x >= 0] and x [x >= 0], [x = 0], and thresholds, for all x in all sharings."""
+    session = testing.session(parties, suite, PowerRing(bits), seed=bits)
+    values, number = put_all_sharings(session, repeats)
+    half = 1 << (bits - 1)
+    thresholds = [0, 1, -1, half // 2, 1 - half]
+
+    async def compare(party: Party, x: ArithmeticShare) -> Any:
+        chosen = await party.suite.choose(party, x, (x,))
+        return chosen.bit, *chosen.products, await party.suite.equal_zero(party, x)
+
+    async def at_least(party: Party, x: ArithmeticShare) -> Any:
+        return await party.suite.at_least(party, x, thresholds)
+
+    bit, product, zero = testing.run_value(session, compare, number)
+    reached = testing.run_value(session, at_least, number)
+    found = {"sign": bit != (values >= 0), "product": product != values.clamp(min=0), "zero": zero != (values == 0)}
+    for threshold, one in zip(thresholds, reached, strict=True):
+        inside = (threshold - 1 - values >= -half) & (threshold - 1 - values < half)
+        found[f"at least {threshold}"] = inside & (one != (values >= threshold))
+    for name, wrong in found.items():
+        assert not bool(wrong.any()), f"l={bits}, {name}: wrong for x in {sorted(set(values[wrong].tolist()))}"
+
+
+def check_truncated_relu(suite: str, bits: int, parties: int, divisor: int, repeats: int = 16) -> None:
+    """x / divisor rounded down or up, [x > 0], and their product, for all x of the domain in all sharings."""
+    session = testing.session(parties, suite, PowerRing(bits), seed=bits)
+    values, number = put_all_sharings(session, repeats)
+
+    async def run(party: Party, x: ArithmeticShare) -> Any:
+        return await party.suite.truncated_relu(party, x, divisor)
+
+    value, bit, truncated = testing.run_value(session, run, number)
+    limit = 1 << (bits - 2)
+    inside = (values > -limit) & (values <= limit)
+    errors = truncated - torch.div(values, divisor, rounding_mode="floor")
+    for x in range(1 - limit, limit + 1):
+        found = set(errors[values == x].tolist())
+        assert found == ({0} if x % divisor == 0 else {0, 1}), f"l={bits}, d={divisor}, x={x}: errors {found}"
+    assert torch.equal(bit[inside], (values[inside] > 0).to(torch.int64)), f"l={bits}: a bit is wrong"
+    assert torch.equal(value, truncated * bit), f"l={bits}: a product is wrong"
+
+
 def check_share_convert(bits: int, repeats: int = 64) -> None:
     """The same number over Z_{L-1} for all a but L - 1 in all sharings; so many repeats that every mask r occurs."""
     session = testing.session(ring=PowerRing(bits), seed=bits)

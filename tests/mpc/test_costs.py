@@ -9,16 +9,21 @@ import torch
 from sharetorch.mpc import testing
 from sharetorch.mpc.cost import DRIVER, Cost
 from sharetorch.mpc.party import Party
-from sharetorch.mpc.protocols import arithmetic, functions, securenn, securenn_paper, selection, truncation
+from sharetorch.mpc.protocols import arithmetic, functions, securenn_paper, selection, tables, truncation
 from sharetorch.mpc.protocols.bilinear import Convolution, Geometry, MatrixProduct
 from sharetorch.mpc.protocols.private_compare import private_compare_cost
+from sharetorch.mpc.protocols.suite import SUITES
 from sharetorch.mpc.ring import ring_of
 from sharetorch.mpc.share import ArithmeticShare
 from tests.mpc.exhaustive import compare
 
 COUNTS = [1, 7, 130]
-COMPARISONS = {"securenn": securenn.non_negative_cost, "securenn-paper": securenn_paper.derivative_of_relu_cost}
-suites = pytest.mark.parametrize("suite", COMPARISONS)
+SESSIONS = [
+    ("securenn", 2),
+    ("securenn-paper", 2),
+    *((suite, n) for suite in ("tables", "tables-wan") for n in (2, 3, 4, 5)),
+]
+suites = pytest.mark.parametrize(("suite", "parties"), SESSIONS)
 counts = pytest.mark.parametrize("count", COUNTS)
 
 
@@ -102,41 +107,100 @@ def test_local_operations_are_free(operation: str, n: int) -> None:
 
 @suites
 @counts
-def test_non_negative(suite: str, count: int) -> None:
-    session = testing.session(suite=suite)
+def test_non_negative(suite: str, parties: int, count: int) -> None:
+    session = testing.session(parties, suite)
     x = testing.put_value(session, integers(count))
     with session.costs.listen() as heard:
         session.command("non_negative", x)
-    assert heard.total().as_cost(2) == COMPARISONS[suite](count)
+    declared = SUITES[suite].prices(parties)
+    expected = declared.choose(count, 0) if declared.opens_operand else declared.at_least(count, 1)
+    assert heard.total().as_cost(parties) == expected
 
 
 @suites
 @counts
-def test_relu(suite: str, count: int) -> None:
-    session = testing.session(suite=suite)
+@pytest.mark.parametrize("thresholds", [1, 2, 9])
+def test_at_least(suite: str, parties: int, count: int, thresholds: int) -> None:
+    session = testing.session(parties, suite)
     x = testing.put_value(session, integers(count))
-    testing.require_cost(session, selection.relu_cost(count, COMPARISONS[suite]), selection.relu, x)
+
+    async def at_least(party: Party, x: ArithmeticShare) -> ArithmeticShare:
+        found: ArithmeticShare = await party.suite.at_least(party, x, range(thresholds))
+        return found
+
+    testing.require_cost(session, SUITES[suite].prices(parties).at_least(count, thresholds), at_least, x)
 
 
 @suites
 @counts
-def test_equal_zero(suite: str, count: int) -> None:
-    session = testing.session(suite=suite)
+@pytest.mark.parametrize("others", [0, 1, 2])
+def test_choose(suite: str, parties: int, count: int, others: int) -> None:
+    session = testing.session(parties, suite)
+    numbers = [testing.put_value(session, integers(count)) for _ in range(1 + others)]
+
+    async def choose(party: Party, *operands: ArithmeticShare) -> Any:
+        return await party.suite.choose(party, operands[0], operands)
+
+    testing.require_cost(session, SUITES[suite].prices(parties).choose(count, 1 + others), choose, *numbers)
+
+
+@suites
+@counts
+def test_relu(suite: str, parties: int, count: int) -> None:
+    session = testing.session(parties, suite)
     x = testing.put_value(session, integers(count))
-    testing.require_cost(session, selection.equal_zero_cost(count, COMPARISONS[suite]), selection.equal_zero, x)
+    testing.require_cost(session, SUITES[suite].prices(parties).choose(count, 1), selection.relu, x)
+
+
+@suites
+@counts
+def test_equal_zero(suite: str, parties: int, count: int) -> None:
+    session = testing.session(parties, suite)
+    x = testing.put_value(session, integers(count))
+    testing.require_cost(session, SUITES[suite].prices(parties).equal_zero(count), selection.equal_zero, x)
+
+
+@pytest.mark.parametrize(("suite", "digits"), [("tables", tables.SHORT_DIGITS), ("tables-wan", tables.LONG_DIGITS)])
+@pytest.mark.parametrize("parties", [2, 3])
+@counts
+def test_truncated_relu(suite: str, digits: tables.Shape, parties: int, count: int) -> None:
+    session = testing.session(parties, suite)
+    x = testing.put_value(session, integers(count))
+
+    async def truncated_relu(party: Party, x: ArithmeticShare) -> Any:
+        return await party.suite.truncated_relu(party, x, 1 << 16)
+
+    testing.require_cost(session, tables.truncated_relu_cost(count, parties, digits), truncated_relu, x)
+
+
+def test_tables_cost_what_was_planned() -> None:
+    """ReLU of a multiple of 64 elements: 98 bits from each party to each other, 57 bytes from the provider."""
+    assert tables.choose_cost(640, 1, 2) == Cost(4, 640 * 98 // 8, 0, 640 * 57)
+    assert tables.choose_cost(640, 1, 3, tables.LONG_DIGITS).rounds == 3
+    assert tables.equal_zero_cost(640, 2) == Cost(4, 640 * 85 // 8, 0, 640 * (240 + 55 + 64) // 8)
+
+
+@pytest.mark.parametrize("parties", [2, 3])
+def test_a_number_that_is_open_is_compared_without_opening_it_again(parties: int) -> None:
+    session = testing.session(parties, "tables")
+    x = testing.put_value(session, integers(64))
+    testing.run(session, arithmetic.multiply, x, x)
+    declared = tables.choose_cost(64, 1, parties)
+    declared = Cost(declared.rounds - 1, declared.party_bytes - 512 * (parties - 1), 0, declared.dealer_bytes)
+    testing.require_cost(session, declared, selection.relu, x)
 
 
 @suites
 @pytest.mark.parametrize("n", range(1, 10))
-def test_maximum_and_route_by_a_tree(suite: str, n: int) -> None:
-    session = testing.session(suite=suite)
+def test_maximum_and_route_by_a_tree(suite: str, parties: int, n: int) -> None:
+    session = testing.session(parties, suite)
     x = testing.put_value(session, integers(n, 3))
-    declared = selection.maximum_tree_cost(n, 3, COMPARISONS[suite])
+    declared = selection.maximum_tree_cost(n, 3, SUITES[suite].prices(parties))
     found = testing.execute(session, selection.maximum_tree, x)
     assert found.cost == declared
     trails = [result.trail for result in found.results]
     gradient = testing.put_value(session, integers(3))
-    declared = selection.route_tree_cost(n, 3)
+    declared = selection.route_tree_cost(n, 3, parties)
     testing.require_cost(session, declared, selection.route_tree, gradient, lambda party: trails[party.rank], n=n)
 
 
@@ -224,11 +288,12 @@ def test_derivative_of_max_pooling(n: int, count: int) -> None:
     ],
 )
 def test_functions(
-    function: Callable[..., Any], declared: Callable[..., Cost], operands: int, unit: int, suite: str
+    function: Callable[..., Any], declared: Callable[..., Cost], operands: int, unit: int, suite: str, parties: int
 ) -> None:
-    session = testing.session(suite=suite)
+    session = testing.session(parties, suite)
     numbers = [testing.put_value(session, integers(5) * unit) for _ in range(operands)]
-    testing.require_cost(session, declared(5, unit, COMPARISONS[suite]), function, *numbers, unit=unit)
+    prices = SUITES[suite].prices(parties)
+    testing.require_cost(session, declared(5, unit, prices), function, *numbers, unit=unit)
 
 
 @pytest.mark.parametrize("n", [2, 3])

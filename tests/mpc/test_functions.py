@@ -28,8 +28,10 @@ def worst(result: Tensor, expected: Tensor, units: float | Tensor = 2.0) -> floa
     return float(((result - expected).abs() / (units + expected.abs() * RELATIVE)).max())
 
 
-def evaluate(function: Callable[..., object], unit: int, *operands: Tensor, suite: str = "securenn") -> Tensor:
-    session = testing.session(suite=suite, seed=unit)
+def evaluate(
+    function: Callable[..., object], unit: int, *operands: Tensor, suite: str = "securenn", parties: int = 2
+) -> Tensor:
+    session = testing.session(parties, suite, seed=unit)
     numbers = [testing.put_value(session, x) for x in operands]
     return torch.as_tensor(testing.run_value(session, function, *numbers, unit=unit)).double()
 
@@ -81,6 +83,30 @@ def test_functions_take_any_shape(function: Callable[..., object], shape: tuple[
     assert not bool(((result - 65536).abs() > 2).any())
 
 
-def test_functions_run_on_the_published_comparison() -> None:
-    x = torch.tensor([1 << 14, 3 << 16, 1 << 20])
-    assert worst(evaluate(functions.reciprocal, 1 << 16, x, suite="securenn-paper"), 2.0**32 / x.double()) <= 1
+SESSIONS = [("securenn-paper", 2), ("tables", 2), ("tables", 3), ("tables", 5), ("tables-wan", 3)]
+sessions = pytest.mark.parametrize(("suite", "parties"), SESSIONS)
+UNIT = 1 << 16
+
+
+@sessions
+def test_reciprocals_run_on_every_comparison(suite: str, parties: int) -> None:
+    x = torch.cat([grid(1 << 12, 1 << 24)[::40], -grid(1 << 12, 1 << 24)[::40]])
+    found = evaluate(functions.reciprocal, UNIT, x, suite=suite, parties=parties)
+    assert worst(found, 2.0**32 / x.double()) <= 1
+
+
+@sessions
+def test_quotients_run_on_every_comparison(suite: str, parties: int) -> None:
+    y = torch.cat([grid(UNIT / 16, UNIT * 64)[::40], -grid(UNIT / 16, UNIT * 64)[::40]])
+    x = torch.linspace(-60 * UNIT, 60 * UNIT, y.numel(), dtype=torch.float64).long()
+    found = evaluate(functions.divide, UNIT, x, y, suite=suite, parties=parties)
+    assert worst(found, UNIT * x.double() / y.double(), 2 + UNIT / y.double().abs()) <= 1
+
+
+@sessions
+def test_roots_run_on_every_comparison(suite: str, parties: int) -> None:
+    x = grid(1, UNIT * UNIT // 2)[::40]
+    root = evaluate(functions.square_root, UNIT, x, suite=suite, parties=parties)
+    assert worst(root, (x.double() * UNIT).sqrt()) <= 1
+    inverse = evaluate(functions.inverse_square_root, UNIT, x, suite=suite, parties=parties)
+    assert worst(inverse, (UNIT**3 / x.double()).sqrt()) <= 1

@@ -7,13 +7,24 @@ import hmac
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 from torch import Tensor
 
 from sharetorch.mpc import randomness, testing
 from sharetorch.mpc.cost import DRIVER
+from sharetorch.mpc.kernels.bit_planes import Planes
 from sharetorch.mpc.party import Party
-from sharetorch.mpc.protocols import arithmetic, opening, private_compare, securenn, securenn_paper, truncation
+from sharetorch.mpc.protocols import (
+    arithmetic,
+    opening,
+    planes,
+    private_compare,
+    securenn,
+    securenn_paper,
+    tables,
+    truncation,
+)
 from sharetorch.mpc.provider import OneTime
 from sharetorch.mpc.randomness import PairSecret, Stream
 from tests.mpc import mutation, views
@@ -44,6 +55,23 @@ def require_independent_runs() -> None:
             views.CASES["multiply"].run(session, -5)
         transcripts.append([m for m in transcript if m.label == "masked operand"])
     views.require_independent_runs(*transcripts, 1)
+
+
+def require_independent_bits(name: str = "relu by tables") -> None:
+    transcript = views.watch(name, -5)
+    for rank in views.receivers(transcript):
+        views.require_independent_bits(transcript, rank)
+
+
+def require_independent_comparisons() -> None:
+    session = testing.session(2, "tables", seed=1)
+    transcripts = []
+    for _ in range(2):
+        with session.record() as transcript:
+            views.CASES["relu by tables"].run(session, -5)
+        transcripts.append(list(transcript))
+    for rank in (0, 1):
+        views.require_independent_runs(*transcripts, rank)
 
 
 def require_fresh_outputs() -> None:
@@ -130,6 +158,68 @@ def no_refresh_before_get(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(arithmetic, "refresh", lambda party, x: x)
 
 
+Change = Callable[[Planes, int], Planes]
+"""From drawn planes, shape (blocks, planes, 8), and their number, to what is used instead."""
+
+
+def change_planes(module: Any, function: str, change: Change) -> Plant:
+    """Planes that all members draw, weakened at all of them alike."""
+
+    def plant(monkeypatch: pytest.MonkeyPatch) -> None:
+        draw = getattr(planes, function)
+
+        def weak(party: Party, *given: Any) -> Any:
+            drawn = draw(party, *given)
+            words = drawn.take() if isinstance(drawn, OneTime) else drawn
+            changed = change(words.reshape(-1, given[-1], 8), given[-1]).reshape(-1)
+            return OneTime("weak", changed) if isinstance(drawn, OneTime) else changed
+
+        monkeypatch.setattr(module, function, weak)
+
+    return plant
+
+
+def first_element_everywhere(words: Planes, _: int) -> Planes:
+    """Each mask bit of the first element for all elements."""
+    every = np.uint64(0) - (words[:1, :, :1] & np.uint64(1))
+    return np.broadcast_to(every, words.shape).copy()
+
+
+def every_second_element(words: Planes, _: int) -> Planes:
+    """What one element has, for the next one as well."""
+    even = words & np.uint64(0x5555_5555_5555_5555)
+    return even | even << np.uint64(1)
+
+
+def masks_of_the_first_level(words: Planes, count: int) -> Planes:
+    """The second level's masks are among the first level's: 27 and 6 of them, and one for the result."""
+    assert count == 34
+    words[:, 27:33] = words[:, :6]
+    return words
+
+
+def no_mask_of_the_result(words: Planes, _: int) -> Planes:
+    words[:, -1] = 0
+    return words
+
+
+def one_stream_for_every_draw(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Masks, tables and products begin at the same place of the stream."""
+    draw, kept = planes._draw, {}
+
+    def again(party: Party, peer: int, label: str, count: int, number: int) -> Planes:
+        words = draw(party, peer, label, count, number)
+        first = kept.setdefault((party.operation, *sorted((party.rank, peer))), words.copy())
+        return np.resize(first, words.shape)
+
+    monkeypatch.setattr(planes, "_draw", again)
+
+
+def eight_bits_for_each_element(words: Planes, count: int) -> Planes:
+    """All planes of an element from a seed of 8 bits."""
+    return words[:, np.arange(count) % 8]
+
+
 def mutate(module: Any, function: str, correct: str, wrong: str) -> Plant:
     return lambda monkeypatch: mutation.plant(monkeypatch, module, function, correct, wrong)
 
@@ -165,6 +255,36 @@ LEAKS: dict[str, tuple[Plant, Callable[[], None]]] = {
     "no refresh of the index": (
         mutate(securenn_paper, "derivative_of_max_pool", "+ party.zero_share((count,))", ""),
         lambda: require_nothing_seen("derivative_of_max_pool"),
+    ),
+    "one mask for a tensor in comparisons by tables": (
+        one_mask(opening),
+        lambda: require_nothing_seen("non_negative by tables"),
+    ),
+    "one mask for a tensor at each node": (
+        change_planes(tables, "random_planes", first_element_everywhere),
+        lambda: require_nothing_seen("non_negative by tables"),
+    ),
+    "the masks of an element for the next one": (
+        change_planes(tables, "random_planes", every_second_element),
+        lambda: require_nothing_seen("non_negative by tables"),
+    ),
+    "the tables of an element for the next one": (
+        change_planes(planes, "_draw", every_second_element),
+        lambda: require_nothing_seen("relu by tables"),
+    ),
+    "the masks of one level for the next one": (
+        change_planes(tables, "random_planes", masks_of_the_first_level),
+        require_independent_bits,
+    ),
+    "no mask of the result": (change_planes(tables, "random_planes", no_mask_of_the_result), require_independent_bits),
+    "one stream for masks, tables and products": (
+        one_stream_for_every_draw,
+        lambda: require_nothing_seen("relu by tables"),
+    ),
+    "tables used again": (streams_of_the_first_operation, require_independent_comparisons),
+    "tables from a short seed": (
+        change_planes(planes, "_draw", eight_bits_for_each_element),
+        lambda: require_independent_bits("equality by tables"),
     ),
     "no zero-sharing before get": (no_refresh_before_get, require_fresh_outputs),
 }

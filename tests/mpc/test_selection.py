@@ -16,7 +16,8 @@ from sharetorch.mpc.ring import PowerRing, ring_of
 from sharetorch.mpc.share import ArithmeticShare
 from tests.strategies import integer_tensors
 
-SUITES = ["securenn", "securenn-paper"]
+SECURENN = ["securenn", "securenn-paper"]
+SUITES = [*SECURENN, "tables", "tables-wan"]
 LIMIT = (1 << 61) - 1
 BOUNDARY = torch.tensor([0, 1, -1, 2, -2, LIMIT, -LIMIT])
 numbers = st.one_of(st.integers(-3, 3), st.integers(-LIMIT, LIMIT))
@@ -47,6 +48,54 @@ def test_equal_zero(suite: str) -> None:
     values = BOUNDARY.repeat(20)
     result = testing.run_value(session, selection.equal_zero, testing.put_value(session, values))
     assert torch.equal(result, (values == 0).to(torch.int64))
+
+
+@pytest.mark.parametrize("suite", SUITES)
+def test_thresholds_are_compared_together(suite: str) -> None:
+    session = testing.session(suite=suite)
+    thresholds = [0, 1, -1, 5, -5, 1 << 40, -(1 << 40)]
+    values = torch.tensor([*thresholds, *(t - 1 for t in thresholds), LIMIT, -LIMIT])
+
+    async def at_least(party: Party, x: ArithmeticShare) -> ArithmeticShare:
+        found: ArithmeticShare = await party.suite.at_least(party, x, thresholds)
+        return found
+
+    result = testing.run_value(session, at_least, testing.put_value(session, values))
+    assert torch.equal(result, (values >= torch.tensor(thresholds)[:, None]).to(torch.int64))
+
+
+@pytest.mark.parametrize("suite", SUITES)
+@pytest.mark.parametrize("threshold", [0, 1, -7])
+@pytest.mark.parametrize("others", [0, 1, 2])
+def test_a_bit_and_its_products(suite: str, threshold: int, others: int) -> None:
+    session = testing.session(suite=suite)
+    operands = [BOUNDARY, *(torch.arange(BOUNDARY.numel()) * (1 << 55) + i for i in range(others))]
+    numbers = [testing.put_value(session, x) for x in operands]
+
+    async def choose(party: Party, *held: ArithmeticShare) -> Any:
+        chosen = await party.suite.choose(party, held[0], held, threshold)
+        return (chosen.bit, *chosen.products)
+
+    bit, *products = testing.run_value(session, choose, *numbers)
+    assert torch.equal(bit, (BOUNDARY >= threshold).to(torch.int64))
+    assert all(torch.equal(product, bit * x) for product, x in zip(products, operands, strict=True))
+
+
+@pytest.mark.parametrize("suite", SUITES)
+@pytest.mark.parametrize("divisor", [1, 2, 1 << 16])
+def test_relu_of_a_truncated_number(suite: str, divisor: int) -> None:
+    session = testing.session(suite=suite)
+    x = torch.cat([BOUNDARY, torch.arange(-300, 300) * 1000])
+
+    async def truncated_relu(party: Party, share: ArithmeticShare) -> Any:
+        return await party.suite.truncated_relu(party, share, divisor)
+
+    value, bit, truncated = testing.run_value(session, truncated_relu, testing.put_value(session, x))
+    error = truncated - torch.div(x, divisor, rounding_mode="floor")
+    assert set(error.tolist()) <= ({0} if divisor == 1 else {0, 1})
+    assert torch.equal(value, truncated * bit)
+    decided = (x <= 0) | (x >= divisor)
+    assert torch.equal(bit[decided], (x > 0).to(torch.int64)[decided])
 
 
 def test_equal_zero_over_a_whole_small_ring() -> None:
@@ -117,8 +166,8 @@ def test_a_view_that_is_not_contiguous_is_compared(suite: str) -> None:
     assert torch.equal(testing.run_value(session, compare, number), (x.t()[1:, ::2] >= 0).to(torch.int64))
 
 
-@pytest.mark.parametrize("suite", SUITES)
-def test_comparing_needs_two_parties(suite: str) -> None:
+@pytest.mark.parametrize("suite", SECURENN)
+def test_securenn_needs_two_parties(suite: str) -> None:
     session = testing.session(3, suite)
     with pytest.raises(MembersError, match="3 parties"):
         session.command("non_negative", testing.put_value(session, [1]))

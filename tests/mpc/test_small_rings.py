@@ -67,3 +67,16 @@ def test_compute_msb_gives_the_top_bit(bits: int) -> None:
 @pytest.mark.parametrize("bits", SIZES)
 def test_private_compare_answers_every_question_right(bits: int) -> None:
     exhaustive.check_private_compare(bits)
+
+
+@pytest.mark.parametrize(("parties", "bits"), [(2, 2), (2, 3), (2, 4), (2, 5), (2, 6), (2, 7), (3, 2), (3, 3), (3, 4)])
+@pytest.mark.parametrize("suite", ["tables", "tables-wan"])
+def test_tables_compare_everything(suite: str, parties: int, bits: int) -> None:
+    exhaustive.check_comparisons(suite, bits, parties)
+
+
+@pytest.mark.parametrize(("parties", "bits"), [(2, 4), (2, 5), (2, 6), (3, 4)])
+@pytest.mark.parametrize("suite", ["tables", "tables-wan"])
+def test_truncation_and_relu_from_one_opening(suite: str, parties: int, bits: int) -> None:
+    for shift in range(bits - 1):
+        exhaustive.check_truncated_relu(suite, bits, parties, 1 << shift)

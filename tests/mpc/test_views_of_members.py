@@ -40,7 +40,30 @@ def test_two_runs_have_nothing_in_common(name: str) -> None:
         views.require_independent_runs(*transcripts, rank)
 
 
-@pytest.mark.parametrize("name", [name for name in views.CASES if name.startswith(("non_neg", "relu", "equal"))])
+BLIND_HELPER = [
+    "non_negative",
+    "non_negative as published",
+    "equal_zero",
+    "relu",
+    "relu as published",
+]
+ONE_COMPARISON = [name for name in views.CASES if "tables" in name and not name.startswith(("maximum", "reciprocal"))]
+
+
+@pytest.mark.parametrize("name", ONE_COMPARISON)
+@pytest.mark.parametrize("value", [-5, 0, LARGEST])
+def test_no_two_bits_seen_of_a_comparison_by_tables_depend_on_each_other(name: str, value: int) -> None:
+    transcript = views.watch(name, value)
+    for rank in views.receivers(transcript):
+        views.require_independent_bits(transcript, rank)
+
+
+@pytest.mark.parametrize("name", [name for name in views.CASES if "tables" in name])
+def test_the_provider_of_tables_receives_nothing(name: str) -> None:
+    assert views.CASES[name].parties not in views.receivers(views.watch(name, -5))
+
+
+@pytest.mark.parametrize("name", BLIND_HELPER)
 @pytest.mark.parametrize("value", [-1, 0, 5])
 def test_the_helper_finds_a_fair_bit_at_a_uniform_place(name: str, value: int) -> None:
     views.require_blind_helper(views.helper_view(views.watch(name, value)))

@@ -24,7 +24,7 @@ from sharetorch.mpc.channel import Message
 from sharetorch.mpc.cost import DRIVER
 from sharetorch.mpc.kernels import reference
 from sharetorch.mpc.party import Party
-from sharetorch.mpc.protocols import functions, private_compare, securenn_paper, selection, truncation
+from sharetorch.mpc.protocols import functions, planes, private_compare, securenn_paper, selection, truncation
 from sharetorch.mpc.protocols.arithmetic import bilinear, multiply
 from sharetorch.mpc.protocols.bilinear import MatrixProduct
 from sharetorch.mpc.session import Session
@@ -124,6 +124,11 @@ def _require_independent_fields(received: dict[Field, Array]) -> None:
         if first.size == second.size:
             for name, column, bins in pieces("", first - second):
                 require_uniform(column, bins, f"{one} - {other}, {name}")
+    packed = {field: v for field, v in received.items() if v.dtype == np.uint8 and field.label not in SYMBOL_LABELS}
+    for (one, first), (other, second) in combinations(packed.items(), 2):
+        size = min(first.size, second.size)
+        if size > 1 << 12:
+            require_uniform(first[:size] ^ second[:size], 256, f"{one} ^ {other}")
 
 
 def _as_tuple(m: Message) -> tuple[Any, ...]:
@@ -173,6 +178,60 @@ def require_independent_runs(first: list[Message], second: list[Message], rank: 
         gap = gap if gap.dtype == np.uint64 or field.label in SYMBOL_LABELS else views[0][field] ^ views[1][field]
         for name, column, bins in pieces(field.label, gap):
             require_uniform(column, bins, f"{field} between runs, {name}")
+
+
+# Comparisons by tables: single bits of different messages may depend on each other although each message is uniform.
+
+OPENED_BITS = frozenset({"node inputs", "masked result"})
+DEALT_BITS = "digit tables"
+BIT_DEVIATE = 7.5
+"""For the hundred thousand pairs of bits of one view."""
+
+
+def natural_order(packed: Array, count: int) -> Array:
+    """Planes of a multiple of 512 elements as rows of bits in the order of elements, shape (planes, count)."""
+    words = np.unpackbits(packed, bitorder="little").reshape(count // 512, -1, 8, 64)
+    return np.ascontiguousarray(words.transpose(1, 0, 3, 2)).reshape(-1, count)
+
+
+def bits_seen(transcript: list[Message], rank: int, count: int) -> dict[str, Array]:
+    """Every bit that a member sees of the first chunk's elements, as rows by name: what was opened, and corrections."""
+    size = min(count, planes.CHUNK)
+    seen: defaultdict[tuple[str, int], list[Array]] = defaultdict(list)
+    for sender in {m.sender for m in transcript}:
+        peer = next(m.receiver for m in transcript if m.sender == sender) if sender == rank else rank
+        place: defaultdict[str, int] = defaultdict(int)
+        for message in transcript:
+            if (message.sender, message.receiver) == (sender, peer):
+                for part in message.fields:
+                    seen[message.label, place[message.label]].append(np.asarray(part))
+                    place[message.label] += 1
+    found: dict[str, Array] = {}
+    for (label, place_), parts in seen.items():
+        rows = _rows_of_bits(label, place_, parts, count, size)
+        found.update({f"{label} {place_}, bit {i}": row for i, row in enumerate(rows)})
+    return found
+
+
+def _rows_of_bits(label: str, place: int, parts: list[Array], count: int, size: int) -> Array:
+    if parts[0].dtype == np.uint8:
+        if label == DEALT_BITS:
+            return natural_order(parts[0], size) if place < 2 else np.empty((0, size), np.uint8)
+        return natural_order(np.bitwise_xor.reduce(parts), count)[:, :size]
+    words = sum(part.reshape(-1, count) for part in parts)[:, :size].view(np.uint64)
+    return np.concatenate([(row >> np.arange(64, dtype=np.uint64)[:, None]) & np.uint64(1) for row in words])
+
+
+def require_independent_bits(transcript: list[Message], rank: int, count: int = COUNT) -> None:
+    """No two bits that a member sees agree more or less often than every second time."""
+    found = bits_seen(transcript, rank, count)
+    signs = 1 - 2 * np.stack(list(found.values())).astype(np.float32)
+    size = signs.shape[1]
+    agreement = np.abs(signs @ signs.T) / size**0.5
+    np.fill_diagonal(agreement, np.abs(signs.sum(1)) / size**0.5)
+    first, second = np.unravel_index(int(agreement.argmax()), agreement.shape)
+    names, worst = list(found), float(agreement.max())
+    assert worst <= BIT_DEVIATE, f"{names[first]} with {names[second]}: not uniform, deviate {worst:.0f}"
 
 
 # Comparisons as the helper sees them: pairs of symbols, of which one at most adds up to zero.
@@ -240,8 +299,13 @@ Run = Callable[[Session, int], Any]
 
 def put_equal(session: Session, value: int, *shape: int) -> int:
     """A tensor of equal elements under equal shares; all parties but the last hold fixed words."""
-    parts = [torch.full(shape, 0x0123_4567_89AB_CDEF * (rank + 1)) for rank in range(len(session.parties) - 1)]
-    return testing.put(session, *parts, torch.full(shape, value) - sum(parts))
+    return put_under_equal_shares(session, torch.full(shape, value))
+
+
+def put_under_equal_shares(session: Session, x: Tensor) -> int:
+    """A tensor of which all parties but the last hold fixed words."""
+    parts = [torch.full(x.shape, 0x0123_4567_89AB_CDEF * (rank + 1)) for rank in range(len(session.parties) - 1)]
+    return testing.put(session, *parts, x - sum(parts))
 
 
 async def _matmul(party: Party, x: ArithmeticShare, y: ArithmeticShare) -> ArithmeticShare:
@@ -250,6 +314,14 @@ async def _matmul(party: Party, x: ArithmeticShare, y: ArithmeticShare) -> Arith
 
 async def _non_negative(party: Party, x: ArithmeticShare) -> Any:
     return await party.suite.non_negative(party, x)
+
+
+async def _at_least(party: Party, x: ArithmeticShare) -> Any:
+    return await party.suite.at_least(party, x, (0, 1, -5, 1 << 40))
+
+
+async def _truncated_relu(party: Party, x: ArithmeticShare) -> Any:
+    return await party.suite.truncated_relu(party, x, 1 << 16)
 
 
 def unary(protocol: Any, *shape: int, **public: Any) -> Run:
@@ -271,8 +343,7 @@ def _select(session: Session, value: int) -> None:
 
 def _maximum_and_route(session: Session, value: int) -> None:
     x = torch.tensor([3, value, 3, value - 1]).repeat_interleave(COUNT // 4).reshape(4, -1)
-    first = torch.full(x.shape, 0x0123_4567_89AB_CDEF)
-    _, _, trail = session.command("maximum", testing.put_against(session, x, first), outputs=3)
+    _, _, trail = session.command("maximum", put_under_equal_shares(session, x), outputs=3)
     session.command("route", put_equal(session, value, COUNT // 4), trail, n=4)
 
 
@@ -307,6 +378,19 @@ CASES = {
     "maximum and route": Case(_maximum_and_route),
     "maximum and route as published": Case(_maximum_and_route, "securenn-paper"),
     "derivative_of_max_pool": Case(_derivative_of_max_pool, "securenn-paper"),
+    "non_negative by tables": Case(unary(_non_negative, COUNT), "tables"),
+    "non_negative by tables, 3 parties": Case(unary(_non_negative, COUNT), "tables", 3),
+    "non_negative by long tables": Case(unary(_non_negative, COUNT), "tables-wan"),
+    "relu by tables": Case(unary(selection.relu, COUNT), "tables"),
+    "relu by tables, 3 parties": Case(unary(selection.relu, COUNT), "tables", 3),
+    "equality by tables": Case(unary(selection.equal_zero, COUNT), "tables"),
+    "equality by tables, 3 parties": Case(unary(selection.equal_zero, COUNT), "tables", 3),
+    "thresholds by tables": Case(unary(_at_least, COUNT), "tables"),
+    "truncated relu by tables": Case(unary(_truncated_relu, COUNT), "tables"),
+    "truncated relu by tables, 3 parties": Case(unary(_truncated_relu, COUNT), "tables", 3),
+    "maximum and route by tables": Case(_maximum_and_route, "tables"),
+    "maximum and route by tables, 3 parties": Case(_maximum_and_route, "tables", 3),
+    "reciprocal by tables, 3 parties": Case(unary(functions.reciprocal, 1 << 11, unit=1 << 8), "tables", 3),
     "reciprocal": Case(unary(functions.reciprocal, 1 << 11, unit=1 << 8)),
     "square root": Case(unary(functions.square_root, 1 << 11, unit=1 << 8)),
 }

@@ -17,7 +17,7 @@ WORDS = [RNG.integers(-(2**63), 2**63 - 1, COUNT, dtype=np.int64) for _ in range
 SYMBOLS = [RNG.integers(1, 67, 64 * COUNT, dtype=np.uint8) for _ in range(3)]
 COMPARAND = WORDS[0].view(np.uint64)
 SMALL = {
-    "matmul": {"PART_PRODUCTS": 1},
+    "matmul": {"_grain": lambda _backend, _products: 1},
     "combine": {"PART": 64},
     "residues": {"PART": 1024},
     "private_compare": {"PART": 1, "LIGHT_PART": 1},
@@ -35,6 +35,9 @@ CASES: dict[str, Callable[[], Any]] = {
     ),
     "batched_matmul": lambda: kernels.batched_matmul(
         WORDS[0][:1000].reshape(10, 10, 10), WORDS[1][:1000].reshape(10, 10, 10)
+    ),
+    "batched_matmul_add": lambda: kernels.batched_matmul_add(
+        *(WORDS[i][:1000].reshape(10, 10, 10) for i in range(4)), WORDS[4][:1000].reshape(10, 10, 10)
     ),
     "beaver_combine": lambda: kernels.beaver_combine(*WORDS, leader=True),
     "truncation_combine": lambda: kernels.truncation_combine(*WORDS[:4], 16, leader=False),
