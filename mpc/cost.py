@@ -163,6 +163,7 @@ class Ledger:
 
     def __init__(self, sync: Callable[[], None] | None = None) -> None:
         self._sync = sync
+        self._behalf: Asked | None = None
         self._records: dict[str, OperationRecord] = {}
         self.listeners: list[Listener] = []
 
@@ -186,9 +187,18 @@ class Ledger:
 
         Sessions that do not wait for their commands call this with each command.
         """
-        if not self.listeners:
-            return None
+        if self._behalf is not None or not self.listeners:
+            return self._behalf
         return {id(listener): listener.asked() for listener in self.listeners}
+
+    @contextmanager
+    def on_behalf(self, asked: Asked | None) -> Iterator[None]:
+        """Commands inside the block count as given when ``asked`` was got."""
+        before, self._behalf = self._behalf, asked
+        try:
+            yield
+        finally:
+            self._behalf = before
 
     def note(
         self, operation: str, traffic: Traffic, seconds: float, timing: Timing | None = None, asked: object = None
@@ -206,6 +216,7 @@ class Ledger:
         record.traffic.add(traffic)
         record.seconds += seconds
         for listener in self.listeners:
+            asked = self._behalf if asked is None else asked
             remembered = asked.get(id(listener)) if isinstance(asked, dict) else None
             listener.note(operation, traffic, seconds, timing, remembered)
 

@@ -84,7 +84,7 @@ class _Inside:
     place: Place
     begin: float
     first_node: int
-    frame: int = 0
+    frame: FrameType | None = None
 
 
 @dataclass
@@ -224,7 +224,7 @@ class Places:
 
     def _enter_step(self, optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
         place = Place((f"{type(optimizer).__name__}.step",))
-        frame = id(sys._getframe(1))
+        frame = sys._getframe(1)
         self._thread.inside.append(_Inside(optimizer, place, time.perf_counter(), 0, frame))
 
     def _leave_step(self, optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
@@ -235,9 +235,9 @@ class Places:
     def _drop_broken_steps(self, frame: FrameType) -> None:
         """Forget steps that ended by an exception: PyTorch calls no hook then, but their frame is gone."""
         inside = self._thread.inside
-        if any(one.frame for one in inside):
-            alive = {id(one) for one in _frames(frame)}
-            inside[:] = [one for one in inside if not one.frame or one.frame in alive]
+        if any(one.frame is not None for one in inside):
+            alive = set(_frames(frame))
+            inside[:] = [one for one in inside if one.frame is None or one.frame in alive]
 
 
 def _in_backward() -> bool:

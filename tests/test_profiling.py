@@ -16,7 +16,7 @@ import sharetorch as st
 from sharetorch.mpc import virtual
 from sharetorch.mpc.cost import Cost
 from sharetorch.mpc.errors import ShareTorchError
-from sharetorch.mpc.protocols import securenn, selection
+from sharetorch.mpc.protocols.suite import SUITES
 from sharetorch.mpc.timing import Stopwatch
 from sharetorch.profile_totals import FIGURES, Totals
 from tests.tensor.tools import ALICE, BOB, CAROL, PROVIDER, eighths, share
@@ -86,7 +86,7 @@ def test_layers_cost_what_protocols_declare() -> None:
     linear, relu = row["Sequential.0 (Linear)"], row["Sequential.1 (ReLU)"]
     opened, made = 3 * 5 + 5 * 4, 3 * 4
     assert (linear.rounds, linear.party_bytes) == (2, 8 * (opened + made))
-    declared = selection.relu_cost(made, securenn.non_negative_cost)
+    declared = SUITES["securenn"].prices(2).choose(made, 1)
     assert Cost(relu.rounds, relu.party_bytes, relu.helper_bytes, relu.dealer_bytes) == declared
 
 
@@ -144,8 +144,8 @@ def test_several_sessions_and_those_that_begin_inside() -> None:
         torch.ones(4).share(*workers[:2], crypto_provider=workers[2])
         x * x
     busy = [row.name for row in p.rows("session")]
-    assert "alice, bob, crypto_provider (securenn)" in busy
-    assert "profiled one, profiled two, profiled three (securenn)" in busy
+    assert "alice, bob, crypto_provider (tables)" in busy
+    assert "profiled one, profiled two, profiled three (tables)" in busy
     assert {row.name: row.totals.calls for row in p.rows()} == {"share": 1, "bilinear": 1}
     assert p.bytes_sent["driver"] == 2 * 4 * 8
 

@@ -8,8 +8,10 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import torch
+from torch import Tensor
 
 from sharetorch.mpc.fixedpoint import INTEGERS
+from sharetorch.mpc.protocols import sorting
 from sharetorch.mpc.tensor import pending
 from sharetorch.mpc.tensor.arithmetic import integers_like, make
 from sharetorch.mpc.tensor.encodings import to_encoding
@@ -28,6 +30,14 @@ class Rectified(NamedTuple):
 
 class Extreme(NamedTuple):
     """Maximum over dimension 0: value, place, trail for the gradient."""
+
+    value: SharedTensor
+    place: SharedTensor
+    trail: SharedTensor
+
+
+class Sorted(NamedTuple):
+    """Elements of some ranks over dimension 0: values, places, trail for the gradient."""
 
     value: SharedTensor
     place: SharedTensor
@@ -99,6 +109,35 @@ def route(gradient: SharedTensor, trail: SharedTensor, n: int) -> SharedTensor:
     (number,) = gradient.session.command("route", gradient.handle.number, trail.handle.number, n=n)
     shadow = torch.empty((n, *gradient.shape), dtype=gradient.dtype, device="meta")
     return SharedTensor(Handle(gradient.session, number, gradient.encoding), shadow)
+
+
+def sort(x: SharedTensor, start: int, stop: int, *, ordered: bool = True, stable: bool = False) -> Sorted:
+    """Elements of ranks start, ..., stop - 1 over dimension 0, ascending if ``ordered``, and where they stood."""
+    exchanges = sorting.network(x.shape[0], start, stop, ordered).exchanges
+    value, place, trail = x.session.command(
+        "sort", x.handle.number, outputs=3, start=start, stop=stop, ordered=ordered, stable=stable
+    )
+    shadow = x.shadow[start:stop]
+    return Sorted(
+        make(x.session, value, x.encoding, shadow),
+        make(x.session, place, INTEGERS, shadow),
+        make(x.session, trail, INTEGERS, torch.empty((exchanges, *x.shape[1:]), device="meta")),
+    )
+
+
+def unsort(gradient: SharedTensor, trail: SharedTensor, n: int, start: int, *, ordered: bool = True) -> SharedTensor:
+    """Send gradients back to where elements of ranks start and following came from; shape (n, *rest)."""
+    (number,) = gradient.session.command(
+        "unsort", gradient.handle.number, trail.handle.number, n=n, start=start, ordered=ordered
+    )
+    shadow = torch.empty((n, *gradient.shape[1:]), dtype=gradient.dtype, device="meta")
+    return SharedTensor(Handle(gradient.session, number, gradient.encoding), shadow)
+
+
+def bucketize(x: SharedTensor, thresholds: Tensor) -> SharedTensor:
+    """How many thresholds, integers in the encoding of x, each element reaches."""
+    (number,) = x.session.command("bucketize", x.handle.number, thresholds=thresholds)
+    return make(x.session, number, INTEGERS, x.shadow)
 
 
 def truth(bit: SharedTensor, like: SharedTensor) -> SharedTensor:

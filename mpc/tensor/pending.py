@@ -59,6 +59,7 @@ class Pending(Waiting):
         self.session = session
         self.handles: list[weakref.ref[PendingHandle]] = []
         self._error: ShareTorchError | None = None
+        self._asked = session.costs.asked()
         session.wait(self)
 
     def settle(self) -> None:
@@ -71,7 +72,8 @@ class Pending(Waiting):
         if self._error is not None:
             raise self._error
         try:
-            numbers = self.give()
+            with self.session.costs.on_behalf(self._asked):
+                numbers = self.give()
         except ShareTorchError as error:
             self._error = error
             raise

@@ -21,6 +21,7 @@ from sharetorch.mpc.tensor import (  # noqa: F401  (their operations enter the t
     choosing,
     division,
     logic,
+    preparing,
     products,
     updating,
     writing,
@@ -151,7 +152,9 @@ def share(
         parties: two or more holders.
         crypto_provider: who deals correlated randomness, none of the parties.
         field: number of elements of the ring; 2^64 if not given. Other moduli carry sums and products of integers only.
-        protocol: ``"securenn"`` (default) or ``"securenn-paper"``.
+        protocol: how comparisons are made: ``"tables"`` (default, any number of parties), ``"tables-wan"`` (one round
+            less, more material), ``"fss"`` (one round, two parties), ``"securenn"`` or ``"securenn-paper"`` (two
+            parties, and a provider that takes part online).
         precision: fraction bits for reals; 16 if not given.
         truncation: ``"probabilistic"`` (default, 1 round), ``"exact"`` (3 rounds) or ``"local"`` (none, may fail).
         requires_grad: as ``x`` if not given.
