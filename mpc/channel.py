@@ -86,12 +86,20 @@ class Mailboxes:
 
     def put(self, message: Message) -> None:
         """Deliver a message to its receiver's box and count it."""
-        self._boxes.setdefault((message.sender, message.receiver), deque()).append(message)
+        self.place(message)
         self.count(message)
+
+    def place(self, message: Message) -> None:
+        """Deliver a message that was counted before."""
+        self._boxes.setdefault((message.sender, message.receiver), deque()).append(message)
 
     def count(self, message: Message) -> None:
         """Count a message and show it to the transcripts being recorded."""
         self.traffic.count(message.sender, message.receiver, message.size, offline=message.round == 0)
+        self.show(message)
+
+    def show(self, message: Message) -> None:
+        """Show a message to the transcripts being recorded."""
         for transcript in self._transcripts:
             transcript.append(_frozen(message))
 

@@ -15,6 +15,7 @@
     │   └── SessionMismatchError   different sessions
     ├── ObjectGoneError            the object behind a handle no longer exists
     ├── CorrelationReusedError     a triple, mask or stream would be used twice
+    ├── PreparationError           a program cannot be prepared, or what was prepared cannot be kept or used
     ├── UnsupportedOperationError  an operation with no secure form here
     │   ├── RevealError            an operation that would open a secret by the way (bool(x), x.item(), ...)
     │   └── UnsupportedLayersError layers of a model that cannot be shared, all of them
@@ -128,6 +129,10 @@ class ObjectGoneError(ShareTorchError, LookupError):
 
 class CorrelationReusedError(ShareTorchError):
     """Correlated randomness or a stream would be used a second time."""
+
+
+class PreparationError(ShareTorchError, RuntimeError):
+    """A program cannot be prepared, or what was prepared cannot be kept or used."""
 
 
 class UnsupportedOperationError(ShareTorchError, NotImplementedError):

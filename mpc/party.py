@@ -8,7 +8,7 @@ provider shares are empty tensors on ``meta``, so that shapes and layouts follow
 from __future__ import annotations
 
 import types
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -52,7 +52,8 @@ class Party:
         self.suite = suite
         self.operation = 0
         self.clock = 0
-        self._secrets = secrets
+        self._secrets: Mapping[int, PairSecret] = secrets
+        self._own = secrets
         self._channels = channels
         self._streams: dict[int, Stream] = {}
 
@@ -84,11 +85,25 @@ class Party:
         """Ranks of the other parties, without the provider."""
         return [rank for rank in range(self.parties) if rank != self.rank]
 
-    def begin(self, operation: int) -> None:
-        """Enter the operation of that number: streams of earlier ones are closed."""
+    def begin(self, operation: int, secrets: Mapping[int, PairSecret] | None = None) -> None:
+        """Enter the operation of that number: streams of earlier ones are closed.
+
+        Args:
+            operation: its number.
+            secrets: of the block in which it was prepared; None for all others.
+        """
         self.operation = operation
         self.clock = 0
         self._streams.clear()
+        self._secrets = self._own if secrets is None else secrets
+
+    def block(self, number: int) -> dict[int, PairSecret]:
+        """Secrets shared with each other member for the operations of a block that is prepared, once."""
+        return {peer: secret.block(number) for peer, secret in self._own.items()}
+
+    def ahead(self, secrets: dict[int, PairSecret], channels: Channels) -> Party:
+        """This member in a block that is prepared, with the block's secrets and channels of its own."""
+        return Party(self.rank, self.parties, self.ring, secrets, channels, self.suite)
 
     def stream(self, peer: int, label: str) -> Stream:
         """This operation's stream shared with ``peer``; draws from it follow each other and are never repeated.

@@ -3,7 +3,7 @@
 Operating-system entropy makes pair secrets; HMAC-SHA256 (HKDF-Expand with one block, RFC 5869) derives from a pair
 secret one key for 2^16 operations, named by a canonical label; AES-128 in counter mode turns a key into streams: that
 of operation n begins at counter n 2^64. No two streams ever meet: every operation has a number of its own, and numbers
-only grow.
+only grow. Operations that are prepared together draw from a secret of their own, derived in the same way.
 
 Both holders of a stream run the same program, so they draw the same values in the same order. Sampling rejects, so
 that every distribution is exact.
@@ -199,6 +199,7 @@ class PairSecret:
             raise ValueError(f"A pair secret has {SECRET_BYTES} bytes, not {len(secret)}.")
         self._secret = secret
         self._last_operation = -1
+        self._last_block = -1
         self._key_number = -1
         self._current: Stream
 
@@ -220,6 +221,20 @@ class PairSecret:
             self._current, self._key_number = Stream(hmac.digest(self._secret, info, "sha256")[:KEY_BYTES]), number
         self._current = self._current.successor(operation)
         return self._current
+
+    def block(self, number: int) -> PairSecret:
+        """A secret of its own for operations that are prepared and begin later, in an order of their own.
+
+        Raises:
+            CorrelationReusedError: this block has had its secret, or a later one has.
+        """
+        if number <= self._last_block:
+            raise CorrelationReusedError(
+                f"The secret of block {number} was already derived. "
+                "A second one would draw the same streams again; begin a new block."
+            )
+        self._last_block = number
+        return PairSecret(hmac.digest(self._secret, b"sharetorch/v2/prepared/%d\x01" % number, "sha256"))
 
     def __repr__(self) -> str:
         return "PairSecret(...)"

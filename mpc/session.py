@@ -10,7 +10,7 @@ import itertools
 import os
 import weakref
 from abc import ABC, abstractmethod
-from collections.abc import MutableMapping, Sequence
+from collections.abc import Callable, MutableMapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
@@ -19,6 +19,7 @@ from torch import Tensor
 from sharetorch.mpc.channel import Message
 from sharetorch.mpc.cost import DRIVER, Ledger
 from sharetorch.mpc.errors import MembersError, UnsupportedOperationError
+from sharetorch.mpc.preparing import Ahead, Run
 from sharetorch.mpc.protocols.suite import Suite
 from sharetorch.mpc.ring import Ring
 
@@ -58,6 +59,16 @@ class Waiting(ABC):
 _WRITING = frozenset({"write", "write_all"})
 
 
+class Preparations:
+    """How programs are prepared, filled in by ``mpc.tensor.preparing`` while it is imported."""
+
+    prepare: Callable[..., Any]
+    load: Callable[..., Any]
+
+
+preparations = Preparations()
+
+
 class Session(ABC):
     """Parties, an optional provider, a ring and a protocol suite.
 
@@ -70,6 +81,7 @@ class Session(ABC):
     Attributes:
         costs: rounds and bytes by operation.
         debug: whether results are checked for their range.
+        vault: what was prepared and saved to files.
         ended: whether the session takes no more commands.
         ahead: whether commands are not waited for, so that what can be checked before must be.
 
@@ -89,6 +101,7 @@ class Session(ABC):
         self.costs = Ledger(self.sync)
         self._waiting: list[weakref.ref[Waiting]] = []
         self.debug = False
+        self.vault: Any = None
         self._members = (*self.parties, provider) if provider is not None else self.parties
 
     def __repr__(self) -> str:
@@ -111,6 +124,10 @@ class Session(ABC):
             if command is not None and (name in _WRITING or not command.passed_over):
                 command.settle()
         self._waiting = [made for made in self._waiting if made() is not None]
+
+    def _settle_all(self) -> None:
+        """Give everything that waits."""
+        self._settle(next(iter(_WRITING)))
 
     def command(self, name: str, *inputs: int, outputs: int = 1, **public: Any) -> tuple[int, ...]:
         """Let all members run an operation on objects they hold, after what waits.
@@ -163,6 +180,74 @@ class Session(ABC):
     def names(self) -> dict[int, str]:
         """Member ids by rank, the driver included."""
         return {DRIVER: "driver", **{rank: member.id for rank, member in enumerate(self._members)}}
+
+    def prepare(
+        self, program: Callable[..., Any], *example_inputs: Any, count: int = 1, max_bytes: int = 1 << 30
+    ) -> Any:
+        """Let the provider do its part of a program ahead of the parties.
+
+        The program is called ``count`` times on stand-ins without values, as coming runs will call it: shared tensors
+        among the arguments stand for ones of the same layout that were never used, everything else is as it is. It
+        must open nothing and have no effects but on tensors, modules and optimizers, which are put back.
+
+        Args:
+            program: what will be run.
+            example_inputs: arguments like those it will get.
+            count: how many runs to prepare.
+            max_bytes: of corrections and masks that may be kept.
+
+        Returns:
+            A ``Prepared``: ``with prepared: program(...)`` runs the program without the provider.
+
+        Raises:
+            UnsupportedOperationError: the protocol needs its provider online, or the members are on other machines.
+            PreparationError: the program opens something, or more than ``max_bytes`` would be kept.
+
+        Cost: what the provider sends offline in the runs, now instead of then. The parties do nothing.
+        Leaks: nothing; what is prepared depends on shapes and public arguments.
+        """
+        return preparations.prepare(self, program, example_inputs, count, max_bytes)
+
+    def load_prepared(self, path: str | os.PathLike[str]) -> Any:
+        """What ``Prepared.save`` wrote in this session, once. The file is deleted.
+
+        Raises:
+            CorrelationReusedError: the file was loaded before.
+            PreparationError: it is missing, damaged, or another session's.
+        """
+        return preparations.load(self, path)
+
+    def require_idle(self) -> None:  # noqa: B027 (only where the members are all here can it be otherwise)
+        """Raise unless the session neither prepares nor uses what was prepared.
+
+        Raises:
+            PreparationError: it does.
+        """
+
+    def dealing_ahead(self, limit: int) -> AbstractContextManager[Ahead]:
+        """Inside the block commands are done by the provider alone, ahead of the parties.
+
+        Args:
+            limit: bytes that may be kept.
+
+        Raises:
+            UnsupportedOperationError: the members are not all here.
+            MembersError: there is no provider.
+            PreparationError: this is under way already.
+        """
+        raise self._not_here("Prepare in a session of virtual workers.")
+
+    def taking(self, run: Run) -> AbstractContextManager[None]:
+        """Inside the block commands take what was prepared for them.
+
+        Raises:
+            UnsupportedOperationError: the members are not all here.
+            PreparationError: this is under way already.
+        """
+        raise self._not_here("Prepare in a session of virtual workers.")
+
+    def _not_here(self, remedy: str) -> UnsupportedOperationError:
+        return UnsupportedOperationError(f"{self!r} has its members on other machines. {remedy}")
 
     def record(self) -> AbstractContextManager[list[Message]]:
         """Keep a copy of every message sent inside the block, in order: the members' views.

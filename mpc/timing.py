@@ -9,7 +9,7 @@ they arrive at once, and the provider's clock stands still until it receives an 
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from math import prod
 from typing import Any, Protocol
 
@@ -17,6 +17,9 @@ import numpy as np
 
 from sharetorch.mpc.channel import Message, Payload
 from sharetorch.mpc.cost import Span, Timing
+
+PREPARED = "prepared "
+"""Before labels of correlated randomness that was dealt ahead and is used now."""
 
 
 class Steps(Protocol):
@@ -71,8 +74,7 @@ class TimedMember:
 
     def _hear(self, message: Message) -> None:
         if message.round == 0:
-            amount = sum(map(_amount, message.fields))
-            self.dealt[message.label] = self.dealt.get(message.label, 0) + amount
+            _add_amount(self.dealt, message)
             return
         self._depth = max(self._depth, message.round)
         late = max(0.0, self._watch.members[message.sender].sent_at(message.round) - self.clock)
@@ -110,18 +112,35 @@ class Stopwatch:
 
     def read(self) -> Timing:
         """Where the time went."""
-        dealt: dict[str, int] = {}
-        for member in self.members:
-            for label, amount in member.dealt.items():
-                dealt[label] = max(amount, dealt.get(label, 0))
         return Timing(
             {member.rank: member.online for member in self.members},
             {member.rank: member.offline for member in self.members if member.offline},
             {member.rank: member.waiting for member in self.members},
             max((member.clock for member in self.members), default=0.0),
             tuple(self.spans),
-            dealt,
+            _largest(member.dealt for member in self.members),
         )
+
+
+def amounts(messages: Iterable[Message]) -> dict[str, int]:
+    """Elements and bits of corrections, by label; where all parties get some, those of one."""
+    by_receiver: dict[int, dict[str, int]] = {}
+    for message in messages:
+        _add_amount(by_receiver.setdefault(message.receiver, {}), message)
+    return _largest(by_receiver.values())
+
+
+def _add_amount(dealt: dict[str, int], message: Message) -> None:
+    dealt[message.label] = dealt.get(message.label, 0) + sum(map(_amount, message.fields))
+
+
+def _largest(counts: Iterable[dict[str, int]]) -> dict[str, int]:
+    """The largest amount of each label."""
+    found: dict[str, int] = {}
+    for dealt in counts:
+        for label, amount in dealt.items():
+            found[label] = max(amount, found.get(label, 0))
+    return found
 
 
 def _amount(part: Payload) -> int:

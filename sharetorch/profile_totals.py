@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from sharetorch.mpc.cost import DRIVER, Span, Timing, Traffic
 from sharetorch.mpc.session import Session
+from sharetorch.mpc.timing import PREPARED
 from sharetorch.profile_places import Origin, Place, Places
 
 _KINDS = {
@@ -20,6 +21,8 @@ _KINDS = {
     "conversion bit in the ring": ("converted bits", 1),
     "comparison bit": ("converted bits", 1),
     "bit shares": ("shared bits", 8),
+    "top bit of the mask": ("converted bits", 1),
+    "comparison keys": ("key words", 1),
 }
 """What protocols' labels of corrections stand for, and how many elements or bits of the message make one."""
 
@@ -42,7 +45,8 @@ class Totals:
         dealer_bytes: offline, from the provider.
         busiest_bytes: online, from whoever sends most in each operation.
         correlations: correlated randomness that needed corrections, by kind, where members tell: elements of products
-            ("triples"), of truncations ("truncation pairs"), and bits. What only expands streams is not counted.
+            ("triples"), of truncations ("truncation pairs"), and bits. What only expands streams is not counted. What
+            was dealt by ``Session.prepare`` counts there, and as "prepared triples" and so on where it is used.
     """
 
     calls: int = 0
@@ -92,8 +96,9 @@ def totals_of(traffic: Traffic, seconds: float, timing: Timing | None, provider:
         totals.waiting = sum(timing.waiting.values())
         totals.elapsed = timing.elapsed
         for label, amount in timing.dealt.items():
-            kind, size = _KINDS.get(label, (label, 1))
-            totals.correlations[kind] = totals.correlations.get(kind, 0) + amount // size
+            before = PREPARED if label.startswith(PREPARED) else ""
+            kind, size = _KINDS.get(label.removeprefix(PREPARED), (label.removeprefix(PREPARED), 1))
+            totals.correlations[before + kind] = totals.correlations.get(before + kind, 0) + amount // size
     return totals
 
 

@@ -16,10 +16,10 @@ from typing import Any
 
 import pytest
 
+from sharetorch.mpc import sealed
 from sharetorch.mpc.errors import CheckpointError
 from sharetorch.mpc.network.identity import Identity
 from sharetorch.mpc.randomness import system_entropy
-from sharetorch.remote.sessions import checkpoint_files
 from sharetorch.remote.sessions.checkpoint_files import CHUNK_BYTES, PART, TAG_BYTES, Files, remove, remove_rests
 
 HEADER = b"a header that nobody else may read"
@@ -162,7 +162,7 @@ def test_other_files_and_versions_are_named_as_such(files: Files, tmp_path: Path
 
 
 def test_a_header_has_a_limit(files: Files, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(checkpoint_files, "MAX_HEADER", 10)
+    monkeypatch.setattr(sealed, "MAX_HEADER", 10)
     with pytest.raises(CheckpointError, match="takes 34 bytes; the limit is 10. Save fewer"):
         files.write(tmp_path / "file", HEADER, [])
 
