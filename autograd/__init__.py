@@ -8,6 +8,7 @@ engine      ``backward``: the gradient of a loss starts as the public number 1
 linear      linear layers
 relu        relu, leaky_relu, abs, clamp, maximum, where, threshold
 extremes    max, min, argmax, argmin
+sorting     sort, argsort, topk, kthvalue, median; numbers of buckets
 pooling     max, average and adaptive pooling
 arithmetic  division, square roots, variance, products over a dimension
 losses      squared and absolute error
@@ -16,6 +17,30 @@ norm        batch normalisation
 tensors     refresh, padding, patches and other functions that only need composing
 """
 
-from sharetorch.autograd import arithmetic, dropout, engine, extremes, linear, losses, norm, pooling, relu, tensors
+from sharetorch.autograd import (
+    arithmetic,
+    dropout,
+    engine,
+    extremes,
+    linear,
+    losses,
+    norm,
+    pooling,
+    relu,
+    sorting,
+    tensors,
+)
 
-__all__ = ["arithmetic", "dropout", "engine", "extremes", "linear", "losses", "norm", "pooling", "relu", "tensors"]
+__all__ = [
+    "arithmetic",
+    "dropout",
+    "engine",
+    "extremes",
+    "linear",
+    "losses",
+    "norm",
+    "pooling",
+    "relu",
+    "sorting",
+    "tensors",
+]

@@ -14,18 +14,22 @@ from sharetorch.mpc.tensor.shared import rule
 
 
 class _Linear(torch.autograd.Function):
-    """y = x w^T + b; dx = g w, dw = g^T x, db = the sum of g over rows. x is a matrix."""
+    """y = x w^T + b; dx = g w, dw = g^T x, db = the sum of g over rows. x is a matrix.
+
+    The view w^T is saved and not the parameter, which can be exchanged as long as nothing holds it.
+    """
 
     @staticmethod
     def forward(ctx: Any, x: Any, w: Any, b: Any) -> Any:
-        ctx.save_for_backward(x, w)
-        return product_of_rows(x, w, b)
+        transposed = w.t()
+        ctx.save_for_backward(x, transposed)
+        return product_of_rows(x, transposed, b)
 
     @staticmethod
     def backward(ctx: Any, gradient: Any) -> Any:
-        x, w = ctx.saved_tensors
+        x, transposed = ctx.saved_tensors
         for_x, for_w, for_b = ctx.needs_input_grad
-        pairs = [pair for pair, needed in (((gradient, w), for_x), ((gradient.t(), x), for_w)) if needed]
+        pairs = [pair for pair, needed in (((gradient, transposed.t()), for_x), ((gradient.t(), x), for_w)) if needed]
         made = iter(matrix_products(pairs))
         return next(made) if for_x else None, next(made) if for_w else None, gradient.sum(0) if for_b else None
 

@@ -31,7 +31,7 @@ def become(old: Any, new: Any) -> Any:
         return old
     if isinstance(old, nn.Parameter):
         new = nn.Parameter(new.detach(), requires_grad=old.requires_grad)
-    if _claims(old) or _claims(new):
+    if _claims(old) or _claims(new) or _ended(old):
         _swap(old, new)
     else:
         torch.utils.swap_tensors(old, new)
@@ -48,6 +48,11 @@ def _swap(one: Tensor, other: Tensor) -> None:
 def _claims(x: Any) -> bool:
     """Whether a tensor is nothing but a form and a claim on an object of a worker."""
     return hasattr(getattr(x, "handle", None), "link")
+
+
+def _ended(x: Any) -> bool:
+    """Whether a tensor belongs to a session that is over: a graph that holds it can do nothing any more."""
+    return bool(getattr(getattr(getattr(x, "handle", None), "session", None), "ended", False))
 
 
 def _form(x: Tensor) -> tuple[Any, ...]:

@@ -79,7 +79,7 @@ def test_operations_carry_their_figures(tmp_path: Path) -> None:
     assert len(operations) == p.totals.calls
     assert sum(event["args"]["rounds"] for event in operations) == p.rounds
     assert sum(event["args"]["party bytes"] for event in operations) == p.totals.party_bytes
-    (relu,) = (event for event in operations if event["name"] == "relu")
+    (relu,) = (event for event in operations if event["name"] == "rectified_product")
     assert relu["args"]["module"] == "Sequential.1 (ReLU)"
     members = sum(event["dur"] for event in events if event.get("cat") in ("online", "offline"))
     assert members / 1e6 == pytest.approx(p.totals.online + p.totals.offline)

@@ -8,6 +8,7 @@ was passed over waits on, until somebody asks for it after all or something is w
 
 from __future__ import annotations
 
+import copy
 import weakref
 from abc import abstractmethod
 from typing import Any, NamedTuple
@@ -70,12 +71,12 @@ class Pending(Waiting):
         """
         self.session.forget(self)
         if self._error is not None:
-            raise self._error
+            raise copy.copy(self._error)
         try:
             with self.session.costs.on_behalf(self._asked):
                 numbers = self.give()
         except ShareTorchError as error:
-            self._error = error
+            self._error = copy.copy(error)  # without the traceback, which holds what is to be forgotten
             raise
         self.arrive(numbers)
 

@@ -35,11 +35,11 @@ def matmul(func: Any, x: Any, y: Any) -> SharedTensor:
 
 
 def linear(x: Any, w: Any, b: Any) -> Any:
-    """x w^T + b for matrices x and w."""
-    if x.shape[1] != w.shape[1] or x.dtype != w.dtype or (b is not None and b.shape != w.shape[:1]):
-        on_shadows(_aten.addmm.default, (x.new_empty(0) if b is None else b, x, w.t()), {})
-    shadow = torch.empty((x.shape[0], w.shape[0]), dtype=x.dtype, device="meta")
-    return layer_product(_MATRIX_PRODUCT, x, w.t(), shadow, b)
+    """x w + b for matrices x and w."""
+    if x.shape[1] != w.shape[0] or x.dtype != w.dtype or (b is not None and b.shape != w.shape[1:]):
+        on_shadows(_aten.addmm.default, (torch.empty(w.shape[1]) if b is None else b, x, w), {})
+    shadow = torch.empty((x.shape[0], w.shape[1]), dtype=x.dtype, device="meta")
+    return layer_product(_MATRIX_PRODUCT, x, w, shadow, b)
 
 
 def matrix_products(pairs: Sequence[tuple[Any, Any]]) -> list[Any]:
