@@ -13,7 +13,7 @@ ONE_THREAD := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 NUMBA_NUM_THREADS=1
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help train infer test test-big bench bench-network lint check docs clean
+.PHONY: help train infer test test-big bench bench-network bench-peers lint check docs clean
 
 help:
 	@echo "make train   train on secret-shared MNIST, with a plaintext twin beside it"
@@ -24,6 +24,7 @@ help:
 	@echo "make check   lint and test"
 	@echo "make bench   benchmarks, results in benchmarks/results"
 	@echo "make bench-network   benchmarks between processes, beside CrypTen; ARGS goes to bench_network.py"
+	@echo "make bench-peers     the same work on CrypTen and SPU, and how time grows; ARGS goes to against_peers.py"
 	@echo "make docs    build the documentation, warnings are errors"
 	@echo "make clean   remove what was built, .venv too"
 	@echo 'ARGS="..." passes more options to the script, pytest or Sphinx.'
@@ -57,6 +58,12 @@ bench-network: $(VENV)/.installed-dev $(VENV)/.installed-examples
 	$(PY) benchmarks/bench_network.py --json benchmarks/results/network-latest.json $(ARGS)
 	$(PY) benchmarks/bench_transports.py --json benchmarks/results/network-transports.json
 	$(PY) benchmarks/network_table.py benchmarks/results/network-latest.json benchmarks/results/network-transports.json docs/benchmarks_network.md
+
+bench-peers: $(VENV)/.installed-dev
+	$(PY) benchmarks/peers/install.py
+	$(PY) benchmarks/against_peers.py --json benchmarks/results/peers-latest.json $(ARGS)
+	$(PY) benchmarks/scaling.py --json benchmarks/results/scaling-latest.json
+	$(PY) benchmarks/peers_page.py benchmarks/results/peers-latest.json benchmarks/results/scaling-latest.json docs/benchmarks_peers.md
 
 lint: $(VENV)/.installed-dev $(VENV)/.installed-examples $(VENV)/.installed-data
 	$(PY) -m ruff check .

@@ -30,10 +30,9 @@ import bench_transports
 import machine
 import torch
 from bench_models import LOSS_BOUND, MLP
-from bench_remote import BATCH, Digits, steps
+from bench_remote import BATCH, planned, steps
 from peers import crypten_setup
 from torch import Tensor
-from torch.nn import functional
 
 import sharetorch as st
 from sharetorch.datasets import load
@@ -341,26 +340,6 @@ def inference(bench: Bench, members: Members, args: argparse.Namespace) -> None:
 # ------------------------------------------------------------------------------------------------- remote execution
 
 
-def planned(worker: Any) -> Iterator[Tensor]:
-    """The training of ``bench_remote.steps``, each step a plan."""
-    torch.manual_seed(0)
-    model, inputs, targets = Digits(), torch.randn(BATCH, 1, 28, 28), torch.randint(0, 10, (BATCH,))
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.5)
-
-    @st.func2plan()
-    def step(x: Tensor, y: Tensor) -> Tensor:
-        optimizer.zero_grad()
-        loss = functional.nll_loss(model(x), y)
-        loss.backward()
-        optimizer.step()
-        return loss.detach()
-
-    step.build(inputs, targets)
-    there, x, y = step.send(worker), inputs.send(worker), targets.send(worker)
-    while True:
-        yield there(x, y)
-
-
 def remote(bench: Bench, members: Members, args: argparse.Namespace) -> None:
     """Operations and training at one worker."""
     there, virtual = members.parties[0], st.VirtualWorker(id="bench bob here").clear_objects()
@@ -374,7 +353,11 @@ def remote(bench: Bench, members: Members, args: argparse.Namespace) -> None:
 
     cases = {"worker process": lambda: add(vectors[0]), "worker of this process": lambda: add(vectors[1])}
     bench("sum of two vectors of 4 at a worker", cases, calls)
-    for what, run in (("", lambda worker: steps(lambda value: value.send(worker), BATCH)), (" as a plan", planned)):
+    training: dict[str, Callable[[Any], Iterator[Tensor]]] = {
+        "": lambda worker: steps(lambda value: value.send(worker), BATCH),
+        " as a plan": lambda worker: planned(worker, BATCH),
+    }
+    for what, run in training.items():
         ways = {"worker process": run(there), "worker of this process": run(virtual)}
         ways["here, one thread" if torch.get_num_threads() == 1 else "here"] = steps(lambda value: value, BATCH)
         runs = {name: Steps(way) for name, way in ways.items()}

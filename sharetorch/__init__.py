@@ -13,6 +13,7 @@ from sharetorch.mpc import errors as exceptions
 from sharetorch.mpc.errors import ShareTorchError
 from sharetorch.mpc.paillier import PaillierTensor, keygen
 from sharetorch.mpc.tensor.fixed_precision import FixedPrecisionTensor
+from sharetorch.mpc.tensor.preparing import Prepared, PreparedUnusedWarning
 from sharetorch.mpc.tensor.shared import SharedTensor
 from sharetorch.mpc.tensor.sharing import DriverIsProviderWarning
 from sharetorch.nn.linalg import DASH, EncryptedLinearRegression
@@ -71,6 +72,8 @@ __all__ = [
     "PointerPlan",
     "PointerProtocol",
     "PointerTensor",
+    "Prepared",
+    "PreparedUnusedWarning",
     "PrivateGridNetwork",
     "PrivateTensor",
     "Profile",
