@@ -9,8 +9,8 @@ from torch.optim.optimizer import register_optimizer_step_post_hook, register_op
 
 from sharetorch.mpc.tensor.shared import SharedTensor
 
-_BY_US = object()
-"""Marks the groups whose form was chosen here, until the step is over."""
+_BY_US = "sharetorch chose foreach"
+"""Key in the groups whose form was chosen here, until the step is over."""
 
 
 def _before(optimizer: Optimizer, args: Any, kwargs: Any) -> None:

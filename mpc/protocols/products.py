@@ -35,11 +35,12 @@ class Term(NamedTuple):
 
     def evaluate(self, party: Party, left: Operand, right: Operand, w: Tensor) -> Tensor:
         """What the truncation opens at a party, r at the provider; w in the shape of the result."""
+        ring = party.ring
         if party.is_provider:
-            return party.ring.subtract_into(w, self.function(party.ring, left.mask, right.mask))
-        return self.function.combine(  # type: ignore[no-any-return]
-            party.ring, left.opened, right.opened, left.mask, right.mask, w, party.is_leader
-        )
+            hidden = ring.subtract_into(w, self.function(ring, left.mask, right.mask))
+        else:
+            hidden = self.function.combine(ring, left.opened, right.opened, left.mask, right.mask, w, party.is_leader)
+        return torch.as_tensor(hidden)
 
 
 async def products(party: Party, terms: Sequence[Term]) -> list[ArithmeticShare]:

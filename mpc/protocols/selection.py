@@ -11,9 +11,10 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
+from torch import Tensor
 
 from sharetorch.mpc.cost import Cost
-from sharetorch.mpc.errors import ShapeError
+from sharetorch.mpc.errors import ModulusError, ShapeError
 from sharetorch.mpc.party import Party
 from sharetorch.mpc.protocols.arithmetic import bilinear_cost
 from sharetorch.mpc.ring import Elements
@@ -131,12 +132,12 @@ async def maximum_tree(party: Party, x: ArithmeticShare) -> Maximum:
         raise ShapeError(f"The maximum over dimension 0 of shape {tuple(x.data.shape)} has no elements to choose from.")
     if party.is_provider:
         return await _provide_maximum(party, x)
-    rows = torch.stack([x.data, _positions(party, x.data)])
+    rows = torch.stack([x.data, positions(party, x.data)])
     bits: list[Elements] = []
     while rows.shape[1] > 1:
         pairs = rows.shape[1] // 2
         left, right, odd = rows[:, 0 : 2 * pairs : 2], rows[:, 1 : 2 * pairs : 2], rows[:, 2 * pairs :]
-        operands = _operands(party.ring.subtract(left, right) if bits else party.ring.subtract(left[:1], right[:1]))
+        operands = operands_of(party.ring.subtract(left, right) if bits else party.ring.subtract(left[:1], right[:1]))
         chosen: Chosen = await party.suite.choose(party, operands[0], operands)
         changes = [product.data for product in chosen.products]
         if not bits:
@@ -150,7 +151,7 @@ async def maximum_tree(party: Party, x: ArithmeticShare) -> Maximum:
     return Maximum(ArithmeticShare(value), ArithmeticShare(index), ArithmeticShare(trail))
 
 
-def _operands(differences: Elements) -> list[ArithmeticShare]:
+def operands_of(differences: Elements) -> list[ArithmeticShare]:
     """Differences of values, and of places if they are there, as views of one share."""
     whole = ArithmeticShare(differences)
     return [whole.view(part) for part in whole.data]
@@ -160,21 +161,28 @@ async def _provide_maximum(party: Party, x: ArithmeticShare) -> Maximum:
     """The provider's part: it deals for each level."""
     n, *rest = x.data.shape
     for level, pairs in enumerate(level_sizes(n)):
-        operands = _operands(_nothing(2 if level else 1, pairs, *rest))
+        operands = operands_of(nothing(2 if level else 1, pairs, *rest))
         await party.suite.choose(party, operands[0], operands)
     return Maximum(
-        ArithmeticShare(_nothing(*rest)),
-        ArithmeticShare(_nothing(*rest)),
-        ArithmeticShare(_nothing(tree_rows(n), *rest)),
+        ArithmeticShare(nothing(*rest)),
+        ArithmeticShare(nothing(*rest)),
+        ArithmeticShare(nothing(tree_rows(n), *rest)),
     )
 
 
-def _nothing(*shape: int) -> Elements:
+def nothing(*shape: int) -> Elements:
+    """What the provider holds of a share of that shape."""
     return torch.empty(shape, dtype=torch.int64, device="meta")
 
 
-def _positions(party: Party, like: Elements) -> Elements:
-    """Shares of 0, 1, 2, ... along dimension 0: public, so the leader holds them."""
+def positions(party: Party, like: Elements) -> Elements:
+    """Shares of 0, 1, 2, ... along dimension 0: public, so the leader holds them.
+
+    Raises:
+        ModulusError: elements of a field beyond 64 bits, which no suite compares.
+    """
+    if not isinstance(like, Tensor):
+        raise ModulusError(f"Comparison works in Z_2^64, not in {party.ring!r}: share without field=.")
     places = torch.zeros(like.shape, dtype=torch.int64, device=like.device)
     if party.is_leader:
         places += torch.arange(like.shape[0]).reshape(-1, *[1] * (like.dim() - 1))

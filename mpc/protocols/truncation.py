@@ -103,8 +103,8 @@ def remove_mask(party: Party, own: Tensor, others: Tensor, parts: Tensor, diviso
     if divisor & (divisor - 1):
         return _remove(party, own + others + offset, parts, divisor)
     m, t = (part.numpy().reshape(-1) for part in parts)
-    opened = (part.contiguous().numpy().reshape(-1) for part in (own, others))
-    y = kernels.truncation_combine(*opened, m, t, divisor.bit_length() - 1, bits, leader=party.is_leader)
+    mine, theirs = (part.contiguous().numpy().reshape(-1) for part in (own, others))
+    y = kernels.truncation_combine(mine, theirs, m, t, divisor.bit_length() - 1, bits, leader=party.is_leader)
     return torch.from_numpy(y).reshape(own.shape)
 
 
@@ -115,7 +115,8 @@ def _remove(party: Party, c: Tensor, parts: Tensor, divisor: int) -> Tensor:
     quotient = c_low // divisor
     step = half // divisor + ((c_low - quotient * divisor + half % divisor) >= divisor).to(torch.int64)
     share = _carry(party, c, parts[1], bits) * step - parts[0]
-    return party.ring.reduce(share + quotient - offset // divisor if party.is_leader else share)
+    share = share + quotient - offset // divisor if party.is_leader else share
+    return torch.as_tensor(party.ring.reduce(share))
 
 
 def _carry(party: Party, c: Tensor, t: Tensor, bits: int) -> Tensor:
