@@ -414,6 +414,19 @@ def _route(c: _Command) -> Labels:
     return (None if terms is None else moved(terms, Move((MIXED, *range(1, rank + 1)))),)
 
 
+def _sort(c: _Command) -> Labels:
+    """Over dimension 0, along which nobody knows any more what lies where."""
+    sorted_ = Move((MIXED, *range(1, len(c.shapes[0]))))
+    return tuple(moved(c.labels[0], sorted_, name) for name in ("sort", "argsort", "comparison"))
+
+
+def _unsort(c: _Command) -> Labels:
+    rest = c.outs[0][1:]
+    back = Move((MIXED, *range(1, len(rest) + 1)))
+    terms = elementwise([moved(label, back) for label in c.labels], [(1, *rest)] * 2, (1, *rest), "route")
+    return (None if terms is None else moved(terms, back),)
+
+
 def _constant(c: _Command) -> Labels:
     return (public(c.public["values"]),)
 
@@ -454,6 +467,9 @@ RULES: dict[str, Rule] = {
     "relu": _relu,
     "maximum": _maximum,
     "route": _route,
+    "sort": _sort,
+    "unsort": _unsort,
+    "bucketize": _each("comparison"),
     "reciprocal": _each("divide"),
     "divide": _each("divide"),
     "square_root": _each("square_root"),

@@ -17,7 +17,7 @@ from torch import Tensor
 from sharetorch.mpc import linear
 from sharetorch.mpc.errors import RangeCheckError, UnsupportedOperationError
 from sharetorch.mpc.party import Party
-from sharetorch.mpc.protocols import arithmetic, functions, selection
+from sharetorch.mpc.protocols import arithmetic, functions, selection, sorting
 from sharetorch.mpc.protocols import products as beaver
 from sharetorch.mpc.protocols.bilinear import BilinearMap
 from sharetorch.mpc.protocols.products import Term
@@ -213,6 +213,28 @@ async def route(party: Party, gradient: ArithmeticShare, trail: ArithmeticShare,
     """A gradient sent back along the trail of a maximum over n elements."""
     share: ArithmeticShare = await party.suite.route(party, gradient, trail, n)
     return share
+
+
+@operation
+async def sort(
+    party: Party, x: ArithmeticShare, *, start: int, stop: int, ordered: bool = True, stable: bool = False
+) -> Result:
+    """Elements of ranks start, ..., stop - 1 over dimension 0: values, indices, trail."""
+    return await sorting.sort(party, x, start, stop, ordered=ordered, stable=stable)
+
+
+@operation
+async def unsort(
+    party: Party, gradient: ArithmeticShare, trail: ArithmeticShare, *, n: int, start: int, ordered: bool = True
+) -> Result:
+    """Gradients of sorted elements sent back along the trail to n elements."""
+    return await sorting.unsort(party, gradient, trail, n, start, ordered=ordered)
+
+
+@operation
+async def bucketize(party: Party, x: ArithmeticShare, *, thresholds: Tensor) -> Result:
+    """How many of the public thresholds each element reaches."""
+    return await sorting.bucketize(party, x, thresholds.tolist())
 
 
 @operation

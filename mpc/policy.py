@@ -19,7 +19,7 @@ POLICY_BYTES = 1024
 MAKERS = frozenset(
     {
         "source", "sum", "mean", "cumsum", "combine", "product", "matmul", "convolution", "comparison", "relu", "max",
-        "argmax", "route", "divide", "square_root",
+        "argmax", "sort", "argsort", "route", "divide", "square_root",
     }
 )  # fmt: skip
 """What may have made an object, as policies name it. A mean is a sum times a public number and counts as one."""

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from sharetorch.mpc import linear
+from sharetorch.mpc.protocols import sorting
 from sharetorch.mpc.protocols.bilinear import BilinearMap
 
 Shape = tuple[int, ...]
@@ -57,6 +58,12 @@ def elements_of(name: str, shapes: Sequence[Shape], public: Mapping[str, Any], l
         return math.prod(np.broadcast_shapes(made, *shapes[2:]))
     if name == "route":
         return int(public.get("n", 1)) * max(map(math.prod, shapes), default=0)
+    if name == "sort":
+        return max(1, sorting.most_exchanges(shapes[0][0])) * math.prod(shapes[0][1:])
+    if name == "unsort":
+        return int(public.get("n", 1)) * math.prod(shapes[0][1:])
+    if name == "bucketize":
+        return int(public["thresholds"].numel()) * math.prod(shapes[0])
     if _product(shapes) <= limit:
         return 0
     return math.prod(np.broadcast_shapes(*shapes)) if name != "constant" else max(map(math.prod, shapes))

@@ -10,7 +10,7 @@ import torch
 from sharetorch.mpc import odd_ring, testing
 from sharetorch.mpc.cost import Cost
 from sharetorch.mpc.party import Party
-from sharetorch.mpc.protocols import arithmetic, functions, securenn_paper, selection, truncation
+from sharetorch.mpc.protocols import arithmetic, functions, securenn_paper, selection, sorting, truncation
 from sharetorch.mpc.session import Session
 from tests.docs.pages import DOCS
 
@@ -99,6 +99,23 @@ def route(n: int, suite: str) -> Callable[[], Cost]:
     return run
 
 
+def sort(n: int) -> Callable[[], Cost]:
+    def run() -> Cost:
+        session = testing.session()
+        return measure(session, sorting.sort, shared(session, n, COUNT), start=0, stop=n)
+
+    return run
+
+
+def unsort(n: int) -> Callable[[], Cost]:
+    def run() -> Cost:
+        session = testing.session()
+        _, _, trail = session.command("sort", shared(session, n, COUNT), outputs=3, start=0, stop=n)
+        return measure(session, sorting.unsort, shared(session, n, COUNT), trail, n=n, start=0)
+
+    return run
+
+
 PAPER = "securenn-paper"
 MEASURED: dict[str, Callable[[], Cost]] = {
     "`multiply`": elementwise(arithmetic.multiply, 2),
@@ -115,6 +132,8 @@ MEASURED: dict[str, Callable[[], Cost]] = {
     "`securenn`: `maximum` of 4": maximum(4, "securenn"),
     "`securenn`: `maximum` of 9": maximum(9, "securenn"),
     "`securenn`: `route` over 4": route(4, "securenn"),
+    "`securenn`: `sort` of 4": sort(4),
+    "`securenn`: `unsort` of 4": unsort(4),
     "`securenn-paper`: `share_convert`": elementwise(share_convert, suite=PAPER),
     "`securenn-paper`: `compute_msb`": elementwise(compute_msb, suite=PAPER),
     "`securenn-paper`: `non_negative`": elementwise(non_negative, suite=PAPER),

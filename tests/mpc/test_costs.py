@@ -9,7 +9,7 @@ import torch
 from sharetorch.mpc import testing
 from sharetorch.mpc.cost import DRIVER, Cost
 from sharetorch.mpc.party import Party
-from sharetorch.mpc.protocols import arithmetic, functions, securenn_paper, selection, tables, truncation
+from sharetorch.mpc.protocols import arithmetic, functions, securenn_paper, selection, sorting, tables, truncation
 from sharetorch.mpc.protocols.bilinear import Convolution, Geometry, MatrixProduct
 from sharetorch.mpc.protocols.private_compare import private_compare_cost
 from sharetorch.mpc.protocols.suite import SUITES
@@ -202,6 +202,34 @@ def test_maximum_and_route_by_a_tree(suite: str, parties: int, n: int) -> None:
     gradient = testing.put_value(session, integers(3))
     declared = selection.route_tree_cost(n, 3, parties)
     testing.require_cost(session, declared, selection.route_tree, gradient, lambda party: trails[party.rank], n=n)
+
+
+@pytest.mark.parametrize(("suite", "parties"), [*SESSIONS, ("fss", 2)])
+@pytest.mark.parametrize("options", [{}, {"ordered": False}, {"stable": True}])
+@pytest.mark.parametrize(("n", "start", "stop"), [(0, 0, 0), (1, 0, 1), (2, 0, 2), (5, 0, 5), (8, 0, 3), (9, 4, 5)])
+def test_sort_and_unsort(
+    suite: str, parties: int, options: dict[str, bool], n: int, start: int, stop: int
+) -> None:
+    session = testing.session(parties, suite)
+    ordered = options.get("ordered", True)
+    declared = sorting.sort_cost(n, start, stop, 3, SUITES[suite].prices(parties), ordered=ordered)
+    x = testing.put_value(session, integers(n, 3))
+    found = testing.execute(session, sorting.sort, x, start=start, stop=stop, **options)
+    assert found.cost == declared
+    trails = [result.trail for result in found.results]
+    gradient = testing.put_value(session, integers(stop - start, 3))
+    declared = sorting.unsort_cost(n, start, stop, 3, parties, ordered=ordered)
+    trail = lambda party: trails[party.rank]  # noqa: E731
+    testing.require_cost(session, declared, sorting.unsort, gradient, trail, n=n, start=start, ordered=ordered)
+
+
+@pytest.mark.parametrize(("suite", "parties"), [*SESSIONS, ("fss", 2)])
+@pytest.mark.parametrize("thresholds", [0, 1, 9])
+def test_buckets_cost_one_comparison_with_all_boundaries(suite: str, parties: int, thresholds: int) -> None:
+    session = testing.session(parties, suite)
+    x = testing.put_value(session, integers(7))
+    declared = SUITES[suite].prices(parties).at_least(7, thresholds) if thresholds else Cost()
+    testing.require_cost(session, declared, sorting.bucketize, x, thresholds=list(range(thresholds)))
 
 
 @counts

@@ -27,7 +27,7 @@ class Step(NamedTuple):
 
 
 BINARY = ["add", "subtract", "product", "matrix product"]
-UNARY = ["negate", "transpose", "relu", "non_negative", "equal_zero", "maximum", "refresh", "truncate"]
+UNARY = ["negate", "transpose", "relu", "non_negative", "equal_zero", "maximum", "sort", "refresh", "truncate"]
 LINEAR = ["add", "subtract", "product", "matrix product", "negate", "transpose", "refresh", "truncate"]
 
 
@@ -50,6 +50,8 @@ def apply(session: Session, step: Step, x: int, y: int) -> int:
             value = session.command("maximum", x, outputs=3)[0]
             expand = {"function": "aten.expand.default", "args": (Slot(0), list(SHAPE)), "kwargs": {}}
             return session.command("local", value, **expand)[0]
+        case "sort":
+            return session.command("sort", x, outputs=3, start=0, stop=SHAPE[0])[0]
         case "truncate":
             return session.command("truncate", x, divisor=1 << 10, method="exact")[0]
         case "add" | "subtract":

@@ -22,6 +22,7 @@ from sharetorch.mpc.protocols import (
     private_compare,
     securenn,
     securenn_paper,
+    sorting,
     tables,
     truncation,
 )
@@ -285,6 +286,28 @@ LEAKS: dict[str, tuple[Plant, Callable[[], None]]] = {
     "tables from a short seed": (
         change_planes(planes, "_draw", eight_bits_for_each_element),
         lambda: require_independent_bits("equality by tables"),
+    ),
+    "one mask for a tensor in exchanges": (
+        one_mask(opening),
+        lambda: require_nothing_seen("sort and unsort by tables"),
+    ),
+    "the bits of exchanges open": (
+        mutate(
+            sorting,
+            "sort",
+            "bits.append(chosen.bit.data)",
+            'bits.append((await party.open("bits", [chosen.bit.data]), chosen.bit.data)[1])',
+        ),
+        lambda: require_nothing_seen("sort and unsort by tables"),
+    ),
+    "gradients exchanged in the clear": (
+        mutate(
+            sorting,
+            "unsort",
+            "party.ring.subtract(flowing[lows], flowing[highs]))",
+            'party.ring.subtract(flowing[lows], flowing[highs])); await party.open("gradients", [difference.data])',
+        ),
+        lambda: require_nothing_seen("sort and unsort by tables"),
     ),
     "no zero-sharing before get": (no_refresh_before_get, require_fresh_outputs),
 }

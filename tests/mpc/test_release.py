@@ -325,6 +325,19 @@ def test_the_largest_of_several_rows_is_one_row() -> None:
     assert rows_of(back) == (1, 1)
 
 
+def test_sorted_rows_are_rows_of_nobody_knows_whom() -> None:
+    over_rows = after("sort", [ROWS], [(20, 3)], [(20, 3), (20, 3), (9, 3)], {"start": 0, "stop": 20})
+    assert [rows_of(label) for label in over_rows] == [(None, 1)] * 3
+    turned = local("aten.t.default", (Slot(0),), [ROWS], [(20, 3)])
+    found: Any = after("sort", [turned], [(3, 20)], [(2, 20), (2, 20), (3, 20)], {"start": 1, "stop": 3})
+    assert [rows_of(label) for label in found] == [(1, 1)] * 3
+    assert [label.made_by for label in found] == ["sort", "argsort", "comparison"]
+    (back,) = after("unsort", [found[0], found[2]], [(2, 20), (3, 20)], [(3, 20)], {"n": 3, "start": 1})
+    assert rows_of(back) == (1, 1)
+    bucket: Any = after("bucketize", [ROWS], [(20, 3)], [(20, 3)], {"thresholds": torch.arange(4)})[0]
+    assert (rows_of(bucket), bucket.made_by) == ((0, 1), "comparison")
+
+
 def test_what_a_result_keeps_of_its_maker() -> None:
     total = local("aten.sum.dim_IntList", (Slot(0), [0]), [ROWS], [(20, 3)])
     mean: Any = after("scale", [total], [(3,)], [(3,)], {"values": torch.tensor(4)})[0]

@@ -347,6 +347,20 @@ def _maximum_and_route(session: Session, value: int) -> None:
     session.command("route", put_equal(session, value, COUNT // 4), trail, n=4)
 
 
+def _sort_and_unsort(stop: int = 4, *, ordered: bool = True, stable: bool = False) -> Run:
+    def run(session: Session, value: int) -> None:
+        x = torch.tensor([3, value, 3, value - 1]).repeat_interleave(COUNT // 4).reshape(4, -1)
+        number, ranks = put_under_equal_shares(session, x), {"start": 0, "ordered": ordered}
+        _, _, trail = session.command("sort", number, outputs=3, stop=stop, stable=stable, **ranks)
+        session.command("unsort", put_equal(session, value, stop, COUNT // 4), trail, n=4, **ranks)
+
+    return run
+
+
+def _buckets(session: Session, value: int) -> None:
+    session.command("bucketize", put_equal(session, value, COUNT), thresholds=torch.tensor([-5, 0, 1, 1 << 40]))
+
+
 def _derivative_of_max_pool(session: Session, value: int) -> None:
     index = put_equal(session, 0 if value < 0 else 3, COUNT)
     testing.run(session, securenn_paper.derivative_of_max_pool, index, n=4)
@@ -390,6 +404,13 @@ CASES = {
     "truncated relu by tables, 3 parties": Case(unary(_truncated_relu, COUNT), "tables", 3),
     "maximum and route by tables": Case(_maximum_and_route, "tables"),
     "maximum and route by tables, 3 parties": Case(_maximum_and_route, "tables", 3),
+    "sort and unsort": Case(_sort_and_unsort()),
+    "sort and unsort as published": Case(_sort_and_unsort(), "securenn-paper"),
+    "sort and unsort by tables": Case(_sort_and_unsort(), "tables"),
+    "sort and unsort by tables, 3 parties": Case(_sort_and_unsort(), "tables", 3),
+    "sort by keys by tables": Case(_sort_and_unsort(stable=True), "tables"),
+    "sort the first by tables": Case(_sort_and_unsort(2, ordered=False), "tables"),
+    "buckets by tables": Case(_buckets, "tables"),
     "reciprocal by tables, 3 parties": Case(unary(functions.reciprocal, 1 << 11, unit=1 << 8), "tables", 3),
     "reciprocal": Case(unary(functions.reciprocal, 1 << 11, unit=1 << 8)),
     "square root": Case(unary(functions.square_root, 1 << 11, unit=1 << 8)),

@@ -68,6 +68,14 @@ def _extremes(share: Share) -> list[Any]:
     return [*x.max(1), x.argmin(), x.min(), F.max_pool2d(image, 2), x.argmax(dim=0)]
 
 
+def _orders(share: Share) -> list[Any]:
+    x = share(torch.randperm(20, generator=torch.Generator().manual_seed(1)).reshape(5, 4) / 8).requires_grad_(True)
+    first = x.topk(2, 0)
+    (first.values * 2).sum().backward()
+    buckets = torch.bucketize(x.detach(), torch.tensor([0.5, 1.0, 2.0]))
+    return [*x.sort(1), *first, x.grad, x.argsort(dim=0, stable=True), x.kthvalue(2).values, x.median(), buckets]
+
+
 def _functions(share: Share) -> list[Any]:
     x, y = share(_numbers(6).abs() + 1), share(_numbers(6, seed=1).abs() + 1)
     return [1 / x, x / y, x.sqrt(), x.rsqrt()]
@@ -76,6 +84,11 @@ def _functions(share: Share) -> list[Any]:
 def _truncations(share: Share) -> list[Any]:
     x = share(_numbers(6), truncation="exact")
     return [x * x, x / 4, x / 3]
+
+
+def _layers(share: Share) -> list[Any]:
+    x, w, b = share(_numbers(4, 6)), share(_numbers(3, 6, seed=2)), share(_numbers(3, seed=3))
+    return [F.linear(x, w, b).relu()]
 
 
 def _training(share: Share) -> list[Any]:
@@ -98,10 +111,11 @@ def _refreshed(share: Share) -> list[Any]:
 
 
 ANY_NUMBER = (_products, _shapes, _convolutions, _integers, _refreshed)
-TWO_PARTIES = (*ANY_NUMBER, _comparisons, _extremes, _functions, _truncations, _training)
+TWO_PARTIES = (*ANY_NUMBER, _comparisons, _extremes, _orders, _functions, _truncations, _training)
 CASES = [
     *((program, 2, protocol) for program in TWO_PARTIES for protocol in ("securenn", "securenn-paper")),
     *((program, count, "securenn") for program in ANY_NUMBER for count in (3, 4)),
+    *((program, 3, "tables") for program in (_orders, _layers, _training)),
 ]
 TOLERANCE = {_training: 64 * UNIT, _functions: 64 * UNIT}
 

@@ -9,7 +9,8 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from tests.tensor.tools import UNIT, assert_same, eighths, has_shared, integers, share
+from sharetorch import ShareTorchError
+from tests.tensor.tools import UNIT, assert_same, eighths, has_shared, integers, opened, share
 
 X, Y = eighths(3, 4, limit=1), eighths(3, 4, seed=1, limit=1)
 N, J = integers(3, 4, limit=2), integers(3, 4, seed=1, limit=2)
@@ -163,6 +164,112 @@ def test_first_of_equals_wins(count):
     assert_same(values, torch.tensor(1.0))
     assert_same(indices, torch.tensor(0))
     assert_same(share(ones).argmin(), torch.tensor(0))
+
+
+DISTINCT = (torch.randperm(24, generator=torch.Generator().manual_seed(2)).reshape(2, 3, 4) - 11) / 8
+ORDERS: dict[str, Callable[[Any], Any]] = {
+    "sort": lambda x: x.sort(),
+    "sort dim": lambda x: torch.sort(x, 0),
+    "sort negative dim": lambda x: x.sort(-2),
+    "sort descending": lambda x: x.sort(1, descending=True),
+    "sort stable": lambda x: x.sort(stable=True),
+    "msort": lambda x: x.msort(),
+    "argsort": lambda x: x.argsort(),
+    "argsort dim descending": lambda x: torch.argsort(x, 1, True),
+    "argsort stable": lambda x: x.argsort(dim=0, stable=True),
+    "topk": lambda x: x.topk(2),
+    "topk smallest": lambda x: torch.topk(x, 2, 1, largest=False),
+    "topk none": lambda x: x.topk(0),
+    "topk all": lambda x: x.topk(4, sorted=True),
+    "topk of one": lambda x: x.topk(1, 0),
+    "kthvalue": lambda x: x.kthvalue(3),
+    "kthvalue keepdim": lambda x: torch.kthvalue(x, 1, 1, keepdim=True),
+    "median": lambda x: x.median(),
+    "median dim": lambda x: x.median(1),
+    "median keepdim": lambda x: torch.median(x, -1, keepdim=True),
+    "nanmedian": lambda x: x.nanmedian(),
+    "number": lambda x: [*x[0, 0, 0].sort(), *x[0, 0, 0].topk(1), *x[0, 0, 0].median(0), x[0, 0, 0].argsort()],
+    "of a view": lambda x: x.transpose(0, 2)[1:, ::2].sort(1),
+    "none": lambda x: x[:, :0].sort(1),
+    "none beside": lambda x: x[:0].sort(1),
+}
+
+
+@pytest.mark.parametrize("name", ORDERS)
+@pytest.mark.parametrize("kind", ["reals", "integers"])
+def test_orders(name, kind):
+    x = DISTINCT if kind == "reals" else (DISTINCT * 8).long()
+    actual = ORDERS[name](share(x))
+    assert has_shared(actual)
+    assert_same(actual, ORDERS[name](x))
+
+
+@pytest.mark.parametrize("size", [0, 1, 2, 3, 5, 8, 13])
+@pytest.mark.parametrize("descending", [False, True])
+def test_orders_of_equal_elements(size, descending):
+    x = eighths(size, 6, limit=1)
+    values, indices = share(x).sort(0, descending)
+    assert_same(values, x.sort(0, descending).values)
+    assert_same(x.gather(0, opened(indices)), opened(values))
+    options = {"dim": 0, "descending": descending, "stable": True}
+    assert_same(share(x).sort(**options), x.sort(**options))
+    for k in {0, size // 2, size}:
+        values, indices = share(x).topk(k, 0, descending, sorted=False)
+        assert_same(opened(values).sort(0, descending).values, x.topk(k, 0, descending).values)
+        assert_same(x.gather(0, opened(indices)), opened(values))
+
+
+BOUNDARIES = torch.tensor([-0.5, 0.0, 0.0, 0.25, 0.7])
+
+
+@pytest.mark.parametrize("right", [False, True])
+@pytest.mark.parametrize("boundaries", [BOUNDARIES, BOUNDARIES[:0], BOUNDARIES.double(), torch.tensor([-1, 0, 1])])
+@pytest.mark.parametrize("kind", ["reals", "integers", "number"])
+def test_buckets(kind, boundaries, right):
+    x = {"reals": X, "integers": N, "number": X[0, 0]}[kind]
+    expected = torch.bucketize(x, boundaries, right=right)
+    assert_same(torch.bucketize(share(x), boundaries, right=right), expected)
+    assert_same(torch.searchsorted(boundaries, share(x), right=right), expected)
+    assert_same(torch.searchsorted(boundaries, share(x), side="right" if right else "left"), expected)
+
+
+def test_buckets_compare_as_comparisons_do():
+    x, boundaries = torch.tensor([0.1, 0.3, 0.7, 1.0]), torch.tensor([0.1, 0.3, 0.7])
+    for shared in (share(x), share(x.fix_precision())):
+        expected = (shared.unsqueeze(-1) > boundaries).sum(-1)
+        assert_same(torch.bucketize(shared, boundaries).decrypt(), expected.decrypt())
+
+
+def test_boundaries_in_a_public_order():
+    order = torch.tensor([2, 0, 1])
+    sequence = torch.tensor([0.0, 0.5, -0.5])
+    expected = torch.searchsorted(sequence, X, sorter=order)
+    assert_same(torch.searchsorted(sequence, share(X), sorter=order), expected)
+
+
+WRONG_ORDERS: dict[str, Callable[[Any], Any]] = {
+    "sort": lambda x: x.sort(2),
+    "argsort": lambda x: x.argsort(-3),
+    "topk": lambda x: x.topk(5),
+    "topk dim": lambda x: x.topk(1, 2),
+    "kthvalue": lambda x: x.kthvalue(0),
+    "kthvalue beyond": lambda x: x.kthvalue(5),
+    "median dim": lambda x: x.median(2),
+    "median of nothing": lambda x: x[:0].median(),
+    "median along nothing": lambda x: x[:0].median(0),
+    "boundaries of two dimensions": lambda x: torch.bucketize(x, torch.zeros(1, 3)),
+    "boundaries out of order": lambda x: torch.bucketize(x, torch.tensor([1.0, 0.0])),
+    "two sides": lambda x: torch.searchsorted(BOUNDARIES, x, right=True, side="left"),
+    "boundaries that are not finite": lambda x: torch.bucketize(x, torch.tensor([float("inf")])),
+    "shared boundaries": lambda x: torch.bucketize(x, x[0]),
+    "boundaries shared alone": lambda x: torch.bucketize(X, x[0]),
+}
+
+
+@pytest.mark.parametrize("name", WRONG_ORDERS)
+def test_wrong_arguments_of_orders_are_refused(name):
+    with pytest.raises(ShareTorchError):
+        WRONG_ORDERS[name](share(X))
 
 
 IMAGE = eighths(2, 3, 6, 6)
