@@ -119,7 +119,7 @@ def usable(node: Node, number: int, call: Call) -> Record:
             not told apart.
     """
     record = node.objects.get(number)
-    if record is None or not visible(node, record, call):
+    if record is None or (node.private and not visible(node, record, call)):
         raise ObjectNotFoundError(
             f"{node.id} has no object {number}: it was deleted, fetched or moved, or it belongs to somebody else. Send "
             "the data again."
@@ -143,10 +143,11 @@ def may_delete(node: Node, record: Record, call: Call) -> bool:
 
 def delete(node: Node, numbers: Iterable[int], call: Call) -> None:
     """Delete what is the caller's to delete; pass over the rest."""
+    objects = node.objects
     for number in numbers:
-        record = node.objects.get(number)
-        if record is not None and may_delete(node, record, call):
-            del node.objects[number]
+        record = objects.get(number)
+        if record is not None and (not node.private or may_delete(node, record, call)):
+            del objects[number]
 
 
 def require_writable(node: Node, record: Record, call: Call) -> None:

@@ -31,6 +31,9 @@ class Entry(NamedTuple):
     outcome: str
 
 
+_Fields = tuple[float, str, str | None, str, tuple[int, ...], str]
+"""Of an ``Entry``; Python's garbage collector passes over such a tuple, and there are many."""
+
 _TEXT = 100
 _OBJECTS = 100
 """How much of one request is remembered, so that nobody fills the memory with long ones."""
@@ -52,18 +55,17 @@ class Audit:
         self.sinks: list[Callable[[Entry], None]] = []
         self._trouble: str | None = None
         self._telling = threading.Lock()  # requests to the node, and each session, are served by threads of their own
-        self._entries: deque[tuple[float, Call, str]] = deque(maxlen=length)
+        self._entries: deque[_Fields] = deque(maxlen=length)
 
     def note(self, call: Call, outcome: str) -> None:
         """Remember a request."""
         self.total += 1
-        call.request = call.request[:_TEXT]
-        del call.objects[_OBJECTS:], call.made[:]
-        now = time.time()
-        self._entries.append((now, call, outcome))
+        objects = tuple(call.objects) if len(call.objects) <= _OBJECTS else tuple(call.objects[:_OBJECTS])
+        fields = (time.time(), call.sender, call.user, call.request[:_TEXT], objects, outcome)
+        self._entries.append(fields)
         if self.sinks:
             with self._telling:
-                self._tell(Entry(now, call.sender, call.user, call.request, tuple(call.objects), outcome))
+                self._tell(Entry(*fields))
 
     def _tell(self, entry: Entry) -> None:
         self._trouble = None
@@ -89,8 +91,8 @@ class Audit:
         return len(self._entries)
 
     def __iter__(self) -> Iterator[Entry]:
-        for when, call, outcome in list(self._entries):
-            yield Entry(when, call.sender, call.user, call.request, tuple(call.objects), outcome)
+        for fields in list(self._entries):
+            yield Entry(*fields)
 
     def refused(self) -> list[Entry]:
         """Requests that were not carried out."""

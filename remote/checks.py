@@ -117,7 +117,9 @@ def _classes(args: list[Any], result: Any) -> None:
     know_range(args[1], 0, args[0].shape[1 if args[0].dim() > 1 else 0], args[4] if len(args) > 4 else -100)
 
 
-LEARNS: dict[str, Callable[[list[Any], Any], None]] = {
+Learn = Callable[[list[Any], Any], None]
+
+LEARNS: dict[str, Learn] = {
     "max_pool2d_with_indices": lambda args, result: know_range(result[1], 0, args[0].shape[-2:].numel()),
     "nll_loss_forward": _classes,
 }

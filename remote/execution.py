@@ -20,12 +20,12 @@ from sharetorch.mpc.errors import (
     ShareTorchError,
     UnsupportedDtypeError,
 )
-from sharetorch.remote import checks, limits, operators
+from sharetorch.remote import limits, operators
 from sharetorch.remote.access import delete, reader, require_writable, usable
 from sharetorch.remote.audit import Call
 from sharetorch.remote.messages import Execute, Made, Meta
 from sharetorch.remote.node import Node, handles
-from sharetorch.remote.objects import Readers, Record, common_readers, memory_of
+from sharetorch.remote.objects import Readers, Record, common_readers, describe, memory_of
 from sharetorch.remote.operators import Operator
 from sharetorch.remote.wire import DTYPES, Ref, Seen
 
@@ -44,6 +44,8 @@ class Operands:
     Attributes:
         records: each object once for every time it was named.
     """
+
+    __slots__ = ("_call", "_chosen", "_node", "_results", "records")
 
     def __init__(self, node: Node, call: Call, results: Sequence[int] = ()) -> None:
         self._node = node
@@ -80,10 +82,15 @@ class Operands:
             ObjectNotFoundError: there is no such object for this caller.
             MalformedRequestError: an object that is no tensor.
         """
-        record = usable(self._node, ref.number, self._call)
+        number, node = ref.number, self._node
+        record = node.objects.get(number)
+        if record is None or node.private:
+            record = usable(node, number, self._call)
+        else:
+            self._call.objects.append(number)
         value = record.value
-        if not isinstance(value, Tensor):
-            raise MalformedRequestError(f"Object {ref.number} is no tensor; an operation needs tensors.")
+        if type(value) is not Tensor and not isinstance(value, Tensor):
+            raise MalformedRequestError(f"Object {number} is no tensor; an operation needs tensors.")
         self.records.append(record)
         return value
 
@@ -161,11 +168,17 @@ def execute(node: Node, request: Execute, call: Call) -> Made:
         delete(node, request.forget, call)
     operator = operators.find(request.operator)
     operands = Operands(node, call, request.results)
-    args = [
-        value if type(value) in _NUMBERS else operands.resolve(value, operator, place)
-        for place, value in enumerate(request.args)
-    ]
-    kwargs = {name: operands.resolve(value, operator, name) for name, value in request.kwargs.items()}
+    tensors, args = operator.tensors, []
+    for place, value in enumerate(request.args):
+        kind = type(value)
+        if kind is Ref and place in tensors:
+            value = operands.tensor(value)
+        elif kind not in _NUMBERS:
+            value = operands.resolve(value, operator, place)
+        args.append(value)
+    kwargs = request.kwargs
+    if kwargs:
+        kwargs = {name: operands.resolve(value, operator, name) for name, value in kwargs.items()}
     return run(node, operator, args, kwargs, operands, call)
 
 
@@ -175,18 +188,18 @@ def run(
     """Check, run and keep the results of an operation."""
     restriction = operands.restriction()
     hidden = restriction is not None and reader(node, call) not in restriction
-    if node.private:
+    if node.private and operator.writes:
         for value in operator.written(args, kwargs):
             record = operands.holder_of(value)
             if record is not None:
                 require_writable(node, record, call)
     result = perform(node, operator, args, kwargs, hidden)
-    if operator.writes:
+    if operator.writes and (restriction is not None or operator.base == "set_"):
         _note_writes(node, operator, args, kwargs, operands, restriction)
     if operator.in_place and args and result is args[0]:
         operands.require_all_used()
         return _WRITTEN
-    if not isinstance(result, (list, tuple)):
+    if type(result) is Tensor or not isinstance(result, (list, tuple)):
         return Made(_keep_all(node, [result], operands, restriction, call), "one")
     return Made(_keep_all(node, result, operands, restriction, call), "several")
 
@@ -204,6 +217,7 @@ def perform(node: Node, operator: Operator, args: list[Any], kwargs: dict[str, A
     Raises:
         GetNotPermittedError: the shape of a result would tell of hidden values.
         LimitExceededError: the results would be too large.
+        MalformedRequestError: arguments that torch's kernel would trust, wrongly.
         RemoteOperationError: it failed and the reason might tell something of hidden values.
         Exception: what torch raises, if nothing is hidden.
     """
@@ -213,8 +227,13 @@ def perform(node: Node, operator: Operator, args: list[Any], kwargs: dict[str, A
             "torch.where instead."
         )
     try:
-        limits.check(node, operator, args, kwargs)
-        return compute(operator, args, kwargs)
+        if operator.measured:
+            limits.check(node, operator, args, kwargs)
+        if operator.checks is not None or "out" in kwargs:
+            operator.validate(args, kwargs)
+        result = operator.run(*args, **kwargs)  # objects require no gradients, whatever the mode of the caller's thread
+        if operator.learns is not None and not kwargs:
+            operator.learns(args, result)
     except ShareTorchError:
         raise
     except Exception as error:
@@ -225,21 +244,6 @@ def perform(node: Node, operator: Operator, args: list[Any], kwargs: dict[str, A
             "for it may quote "
             "values you may not read. Check shapes and indices."
         ) from None
-
-
-def compute(operator: Operator, args: list[Any], kwargs: dict[str, Any]) -> Any:
-    """Run an operation on values.
-
-    Raises:
-        MalformedRequestError: arguments that torch's kernel would trust, wrongly.
-        Exception: what torch raises.
-    """
-    if operator.checks is not None or kwargs:
-        operator.validate(args, kwargs)
-    result = operator.run(*args, **kwargs)  # objects require no gradients, whatever the mode of the caller's thread
-    learn = checks.LEARNS.get(operator.base)
-    if learn is not None and not kwargs:
-        learn(args, result)
     if operator.uninitialised:
         memory = memory_of(result)
         if memory is not None:
@@ -268,9 +272,11 @@ def _keep_all(
     node: Node, results: Any, operands: Operands, restriction: frozenset[str] | None, call: Call
 ) -> list[Meta | None]:
     """Hold all results, or none."""
+    metas: list[Meta | None] = []
     before = len(call.made)
     try:
-        metas = [_keep(node, value, operands, restriction, call) for value in results]
+        for value in results:
+            metas.append(_keep(node, value, operands, restriction, call))
         operands.require_all_used()
         return metas
     except Exception:
@@ -288,9 +294,9 @@ def _keep(node: Node, value: Any, operands: Operands, restriction: frozenset[str
             f"The operation gives a {type(value).__name__}, not a tensor; fetch the tensor with get() "
             "and ask it locally."
         )
-    held = operands.holder_of(value)
-    if held is not None:
-        return held.meta()
+    for held in operands.records:
+        if held.value is value:
+            return held.meta()
     if value.layout is not torch.strided or value.dtype not in _HELD:
         raise UnsupportedDtypeError(
             f"The operation gives a tensor of dtype {value.dtype}, {value.layout}; workers hold dense ones."
@@ -298,15 +304,16 @@ def _keep(node: Node, value: Any, operands: Operands, restriction: frozenset[str
     size = value.numel() * value.element_size()
     if size > node.limits.object_bytes:
         limits.require_fit(node, value)
-    memory = memory_of(value)
+    memory = value.untyped_storage() if type(value) is Tensor else memory_of(value)
     base = operands.base_of(memory)
     if base is not None:
         base.readers.narrow(restriction)
-        record = node.keep(value, call.sender, base.readers, operands.number())
+        readers: Readers | None = base.readers
     else:
-        # Kernels give parts of larger memory at times, with what others left there: a result has memory of its own.
-        alone = value if memory is None or memory.nbytes() <= size else value.clone()
         readers = None if restriction is None else Readers(restriction)
-        record = node.keep(alone, call.sender, readers, operands.number())
+        # Kernels give parts of larger memory at times, with what others left there: a result has memory of its own.
+        if memory is not None and memory.nbytes() > size:
+            value = value.clone()
+    record = node.keep(value, call.sender, readers, operands.number())
     call.made.append(record.number)
-    return record.meta()
+    return describe(record.number, value, [], None)

@@ -68,7 +68,8 @@ class _Elsewhere(TorchDispatchMode):
         self._link = link
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        operands = Operands(func, PointerTensor, args, kwargs)
-        reply: Made = self._link.request(Execute(operators.known_as(func)[0], operands.packed, operands.named))
+        known = operators.known_as(func)
+        operands = Operands(known, PointerTensor, args, kwargs)
+        reply: Made = self._link.request(Execute(known.name, operands.packed, operands.named))
         operands.link = self._link
         return operands.result(reply.results[0], pointer_to)

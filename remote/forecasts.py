@@ -20,7 +20,7 @@ from torch import Tensor
 from sharetorch.mpc.randomness import system_entropy
 from sharetorch.remote import operators
 from sharetorch.remote.messages import Made, Meta
-from sharetorch.remote.wire import Ref, Seen
+from sharetorch.remote.wire import Ext, form_written
 
 UNFORESEEN = operators.TELLING
 """Operations whose results have a shape that depends on values; besides, indexing by a mask."""
@@ -63,7 +63,7 @@ def key_of(func: Any, args: list[Any], kwargs: dict[str, Any], forms: list[Key])
 
     Args:
         func: the operation.
-        args: its arguments, with objects as ``Ref``.
+        args: its arguments, with objects as they are written.
         kwargs: likewise.
         forms: of the objects, in the order in which they stand there.
     """
@@ -78,10 +78,8 @@ def _part(value: Any, pointwise: bool) -> Any:
     kind = type(value)
     if kind in _NUMBERS:
         return kind if pointwise else (kind, value)
-    if kind is Ref:
-        return Ref
-    if kind is Seen:
-        return value.form
+    if kind is Ext:
+        return form_written(value)
     if kind is list:
         return tuple([_part(part, pointwise) for part in value])
     return (Tensor, value.dtype) if isinstance(value, Tensor) else (kind, value)

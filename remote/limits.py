@@ -9,6 +9,7 @@ Not limited is time: a worker computes what it is asked for to the end.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -29,10 +30,15 @@ _ENOUGH = 1 << 62
 
 NO_LARGER = {
     "_log_softmax", "_log_softmax_backward_data", "_softmax", "_softmax_backward_data", "clone",
-    "max_pool2d_with_indices_backward", "mean", "native_batch_norm", "native_batch_norm_backward", "native_layer_norm",
-    "native_layer_norm_backward", "nll_loss_backward", "nll_loss_forward", "ones_like", "sum", "zeros_like",
+    "max_pool2d_with_indices", "max_pool2d_with_indices_backward", "mean", "native_batch_norm",
+    "native_batch_norm_backward", "native_layer_norm", "native_layer_norm_backward", "nll_loss_backward",
+    "nll_loss_forward", "ones_like", "sum", "zeros_like",
 }  # fmt: skip
-"""Operations whose results have no more elements than their operands together."""
+"""Operations whose results have no more elements than their operands together.
+
+Windows of a pool reach beyond the input by half a window at most, so that there is one more of them than places in each
+direction: two results of four times as many elements, 16 bytes for both.
+"""
 
 UNBOUND = {
     "arange", "block_diag", "cholesky_inverse", "diag_embed", "eye", "linalg_lu", "linalg_lu_factor",
@@ -57,11 +63,14 @@ def check(node: Node, operator: Operator, args: list[Any], kwargs: dict[str, Any
     if operator.view or operator.in_place:
         return
     room = min(node.limits.object_bytes, node.limits.store_bytes - node.objects.bytes)
-    if (operator.pointwise or operator.base in NO_LARGER) and not kwargs:
+    if operator.no_larger and not kwargs:
         elements = _elements(args, operator.pointwise)
         if elements is not None and elements * _ELEMENT <= room:
             return
-    if operator.bounded and _product(args) * _product(kwargs.values()) * _ELEMENT <= room:
+    bound = _BOUNDS.get(operator.base)
+    if bound is not None and not kwargs and bound(*args) <= room:
+        return
+    if operator.bounded and _product(args) * (_product(kwargs.values()) if kwargs else 1) * _ELEMENT <= room:
         return
     _check_exactly(node, operator, args, kwargs)
 
@@ -93,10 +102,15 @@ def _elements(args: list[Any], alike: bool) -> int | None:
                 if shape is not None and value.shape != shape:
                     return None
                 shape = value.shape
-            count += value.numel() + 1
+            count += (value.numel() or _without_zeros(value)) + 1
         elif isinstance(value, (Tensor, list)) and not all(type(part) in (int, float, bool) for part in value):
             return None
     return count
+
+
+def _without_zeros(x: Tensor) -> int:
+    """What an operation along its sizes of 0, such as a sum, may make of an empty tensor."""
+    return math.prod(max(size, 1) for size in x.shape)
 
 
 def _product(values: Any) -> int:
@@ -105,13 +119,13 @@ def _product(values: Any) -> int:
     for value in values:
         kind = type(value)
         if kind is Tensor:
-            count *= value.numel() + 1
+            count *= (value.numel() or _without_zeros(value)) + 1
         elif kind is int:
             count *= abs(value) + 1
         elif kind is list:
             count *= _product(value)
         elif isinstance(value, Tensor):
-            count *= value.numel() + 1
+            count *= (value.numel() or _without_zeros(value)) + 1
         if count > _ENOUGH:
             break
     return count
@@ -293,6 +307,41 @@ PARTS: dict[str, Callable[..., int]] = {
     "unsafe_chunk": lambda self, chunks, dim=0: chunks,
 }
 """How many tensors an operation gives, by name."""
+
+
+def _convolved(
+    input: Any = None, weight: Any = None, bias: Any = None, stride: Any = None, padding: Any = None,
+    dilation: Any = None, transposed: Any = True, *_: Any,
+) -> int:  # fmt: skip
+    """No more windows than places of the padded input in each direction."""
+    if transposed is not False or not _dense(input, weight) or set(map(type, padding or ())) != {int}:
+        return _ENOUGH
+    around = 2 * max(0, *padding)
+    places = math.prod([size + around for size in input.shape[2:]])
+    return int(input.shape[0] * weight.shape[0] * places * _ELEMENT + _columns([input, weight]))
+
+
+def _convolved_backward(grad: Any = None, input: Any = None, weight: Any = None, bias: Any = None, *_: Any) -> int:
+    """As much as input, weight and bias."""
+    if not _dense(input, weight) or not (bias is None or (type(bias) is list and set(map(type, bias)) == {int})):
+        return _ENOUGH
+    biases = 0 if bias is None else math.prod(bias)
+    return int((input.numel() + weight.numel() + abs(biases)) * _ELEMENT + _columns([input, weight]))
+
+
+def _dense(input: Any, weight: Any) -> bool:
+    """Whether these are what is folded usually: all else is tried."""
+    return (
+        isinstance(input, Tensor) and isinstance(weight, Tensor) and input.dim() == weight.dim() > 2
+        and input.numel() > 0 and weight.numel() > 0
+    )  # fmt: skip
+
+
+_BOUNDS: dict[str, Callable[..., int]] = {
+    "convolution": _convolved,
+    "convolution_backward": _convolved_backward,
+}
+"""Bytes of all results and of what passes, at most, where the product is far above it; by name."""
 
 
 def _columns(args: list[Any]) -> int:

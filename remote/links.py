@@ -101,6 +101,9 @@ class MemoryLink:
         """
         if self._gone and type(message) not in _CARRY_DELETIONS:
             self.flush()
+        return self._carried(message)
+
+    def _carried(self, message: Message) -> Any:
         data = wire.encode(message)
         if self.worker.message_pending_time or self.owner.message_pending_time:
             self._wait()
@@ -116,7 +119,10 @@ class MemoryLink:
 
     def operate(self, name: str, operation: Operation) -> Made:
         """Let the worker run an operation of its list."""
-        made: Made = self.request(Execute(name, operation.packed, operation.named, self.pending()))
+        gone = self._gone
+        if gone:
+            self._gone = []
+        made: Made = self._carried(Execute(name, operation.packed, operation.named, gone))
         return made
 
     def forget(self, number: int) -> None:

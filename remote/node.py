@@ -35,12 +35,14 @@ Handler = Callable[["Node", Any, Call], Message]
 HANDLERS: dict[type[Message], Handler] = {}
 """What a node does on each kind of request; filled by the modules of this package."""
 
+_NAMES: dict[type[Message], str] = {}
+
 
 def handles(kind: type[R]) -> Callable[[Callable[[Any, R, Call], Message]], Callable[[Any, R, Call], Message]]:
     """Register the handler of a kind of request."""
 
     def register(handler: Callable[[Any, R, Call], Message]) -> Callable[[Any, R, Call], Message]:
-        HANDLERS[kind] = handler
+        HANDLERS[kind], _NAMES[kind] = handler, kind.__name__.lower()
         return handler
 
     return register
@@ -161,20 +163,21 @@ class Node:
         """
         call = Call(sender)
         try:
-            reply = wire.encode(self._serve(data, call))
+            self.audit.require_writable()
+            if len(data) > self.limits.message_bytes:
+                raise self._too_long(data)
+            request = self._decoder.decode(data)
+            kind = type(request)
+            call.request = _NAMES[kind]
+            reply = wire.encode(HANDLERS[kind](self, request, call))
             self.audit.note(call, "done")
         except Exception as error:
             self.audit.note(call, type(error).__name__)
             reply = wire.encode(failure(error))
         return reply
 
-    def _serve(self, data: bytes, call: Call) -> Message:
-        self.audit.require_writable()
-        if len(data) > self.limits.message_bytes:
-            raise LimitExceededError(f"A message of {len(data)} bytes; {self.id} takes {self.limits.message_bytes}.")
-        request = self._decoder.decode(data)
-        call.request = type(request).__name__.lower()
-        return HANDLERS[type(request)](self, request, call)
+    def _too_long(self, data: bytes) -> LimitExceededError:
+        return LimitExceededError(f"A message of {len(data)} bytes; {self.id} takes {self.limits.message_bytes}.")
 
     def keep(self, value: Any, owner: str, readers: Readers | None = None, number: int | None = None) -> Record:
         """Hold a value.
@@ -182,33 +185,31 @@ class Node:
         Args:
             value: what to hold.
             owner: id of who puts it there.
-            readers: who may have it; the node's default if not given.
+            readers: who may have it; if not given everybody, or at a private node the owner.
             number: of the object; a free one if not given.
 
         Raises:
             ObjectNotFoundError: the number is taken.
             LimitExceededError: the node holds too many objects.
         """
-        number = new_id() if number is None else number
+        if number is None:
+            number = new_id()
+        objects, limits = self.objects, self.limits
         if not 0 <= number < 1 << 63:
             raise MalformedRequestError(f"{number} is no number of an object; they are from 0 to 2**63 - 1.")
-        if number in self.objects:
+        if number in objects:
             raise ObjectNotFoundError(f"{self.id} holds an object {number} already; choose another number.")
-        if len(self.objects) >= self.limits.objects:
-            raise LimitExceededError(f"{self.id} holds {len(self.objects)} objects, its limit. Delete some first.")
-        record = Record(number, value, owner, readers or self.default_readers(owner))
-        self.objects[number] = record
-        if self.objects.bytes > self.limits.store_bytes:
-            del self.objects[number]
+        if len(objects) >= limits.objects:
+            raise LimitExceededError(f"{self.id} holds {len(objects)} objects, its limit. Delete some first.")
+        record = Record(number, value, owner, readers or Readers(frozenset({owner}) if self.private else None))
+        objects[number] = record
+        if objects.bytes > limits.store_bytes:
+            del objects[number]
             raise LimitExceededError(
                 f"{self.id} holds {self.objects.bytes} bytes, and no further object fits. Delete some "
                 "first."
             )
         return record
-
-    def default_readers(self, owner: str) -> Readers:
-        """Who may read what ``owner`` puts here if nothing is said."""
-        return Readers(frozenset({owner}) if self.private else None)
 
     def load(
         self, value: Any, *, number: int | None = None, tags: tuple[str, ...] = (), description: str | None = None

@@ -100,13 +100,14 @@ def kind_of(value: Any) -> str:
 def describe(number: int, value: Any, tags: list[str], description: str | None) -> Meta:
     """What is public about an object."""
     if isinstance(value, Tensor):
+        strided = value.layout is torch.strided
         return Meta(
             number,
-            kind_of(value),
-            dtype_name(value.dtype),
+            KINDS.get(type(value)) or kind_of(value),
+            _DTYPE_NAMES.get(value.dtype) or dtype_name(value.dtype),
             list(value.shape),
-            list(value.stride()) if value.layout is torch.strided else [],
-            int(value.storage_offset()) if value.layout is torch.strided else 0,
+            list(value.stride()) if strided else [],
+            int(value.storage_offset()) if strided else 0,
             tags,
             description,
         )
@@ -143,51 +144,54 @@ class Objects(dict[int, Record]):
     def __init__(self) -> None:
         super().__init__()
         self.bytes = 0
-        self._places: dict[int, int] = {}
         self._shared: dict[int, tuple[int, int]] = {}
 
     def __setitem__(self, number: int, record: Record) -> None:
-        if number in self:
-            self._give_up(number)
-        super().__setitem__(number, record)
-        memory = memory_of(record.value)
-        record.place = None if memory is None else memory._cdata
-        if memory is not None:
-            self._take(number, memory)
-
-    def _take(self, number: int, memory: torch.UntypedStorage) -> None:
-        place: int = memory._cdata
-        self._places[number] = place
-        uses, size = self._shared.get(place, (0, 0))
-        if not uses:
+        before = self.get(number)
+        if before is not None:
+            self._give_up(before)
+        dict.__setitem__(self, number, record)
+        value = record.value
+        memory = value.untyped_storage() if type(value) is Tensor else memory_of(value)
+        if memory is None:
+            record.place = None
+            return
+        place = record.place = memory._cdata
+        known = self._shared.get(place)
+        if known is None:
             size = memory.nbytes()
             self.bytes += size
-        self._shared[place] = uses + 1, size
+            self._shared[place] = 1, size
+        else:
+            self._shared[place] = known[0] + 1, known[1]
 
-    def _give_up(self, number: int) -> None:
-        place = self._places.pop(number, None)
+    def _give_up(self, record: Record) -> None:
+        place, record.place = record.place, None
         if place is None:
             return
-        uses, size = self._shared.pop(place)
+        uses, size = self._shared[place]
         if uses == 1:
+            del self._shared[place]
             self.bytes -= size
         else:
             self._shared[place] = uses - 1, size
 
     def __delitem__(self, number: int) -> None:
-        super().__delitem__(number)
-        self._give_up(number)
+        self._give_up(dict.pop(self, number))
 
     def pop(self, number: int, *default: Any) -> Any:
         """Take an object out."""
-        record = super().pop(number, *default)
-        self._give_up(number)
+        if number not in self:
+            return dict.pop(self, number, *default)
+        record = dict.pop(self, number)
+        self._give_up(record)
         return record
 
     def clear(self) -> None:
         """Take all objects out."""
-        super().clear()
-        self._places.clear()
+        for record in self.values():
+            record.place = None
+        dict.clear(self)
         self._shared.clear()
         self.bytes = 0
 

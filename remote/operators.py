@@ -16,7 +16,7 @@ from torch import Tensor
 
 from sharetorch.mpc.errors import MalformedRequestError, OperationNotAllowedError
 from sharetorch.remote import checks, recurrent
-from sharetorch.remote.limits import OWN, UNBOUND
+from sharetorch.remote.limits import NO_LARGER, OWN, UNBOUND
 from sharetorch.remote.whitelist import ALLOWED
 
 UNINITIALISED = {
@@ -82,7 +82,7 @@ class Operator(NamedTuple):
         name: such as "aten.mul.Tensor".
         base: such as "mul".
         overload: torch's own, with its schema.
-        run: what is run.
+        run: what is run; torch's own function behind the overload, which only calls it.
         tensors: places, and names, of the arguments that may be tensors.
         required: those among them that cannot be left out.
         writes: place and name of the arguments it changes.
@@ -90,11 +90,14 @@ class Operator(NamedTuple):
         tells: whether a result's shape depends on values.
         tells_of: whether it does so for these arguments; None if that depends on the operation alone.
         checks: what must hold of the arguments, where torch's kernel does not check it itself.
+        learns: what is remembered of indices once it has run.
         view: whether it never takes memory.
         several: whether it gives a list of tensors.
         in_place: whether its result is its first argument.
         bounded: whether results have no more elements than the product of what they are made from.
         pointwise: whether each element of a result is made of one element of each operand.
+        no_larger: whether results have no more elements than their operands together.
+        measured: whether it takes memory or gives parts, of which there may be too much or too many.
     """
 
     name: str
@@ -108,11 +111,14 @@ class Operator(NamedTuple):
     tells: bool
     tells_of: _Tells | None
     checks: checks.Check | None
+    learns: checks.Learn | None
     view: bool
     several: bool
     in_place: bool
     bounded: bool
     pointwise: bool
+    no_larger: bool
+    measured: bool
 
     def written(self, args: list[Any], kwargs: dict[str, Any]) -> Iterator[Any]:
         """The tensors the operation has changed."""
@@ -218,18 +224,25 @@ class Known(NamedTuple):
         name: as it crosses a wire.
         reshapes: whether it changes the shape of its first argument in place.
         writes: places and names of the arguments it changes.
+        overload: torch's own.
     """
 
     name: str
     reshapes: bool
     writes: frozenset[int | str]
+    overload: Any
 
 
-@cache
+_known: dict[int, Known] = {}
+
+
 def known_as(func: Any) -> Known:
     """What a driver knows of an overload."""
-    writes = (part for write in _writes(func, str(func).split(".")[1]) for part in write)
-    return Known(str(func), torch.Tag.inplace_view in func.tags, frozenset(writes))
+    known = _known.get(id(func))  # to hash an overload takes as long as all of this
+    if known is None:
+        writes = (part for write in _writes(func, str(func).split(".")[1]) for part in write)
+        known = _known[id(func)] = Known(str(func), torch.Tag.inplace_view in func.tags, frozenset(writes), func)
+    return known
 
 
 def _parts(name: str) -> tuple[str, str]:
@@ -302,11 +315,17 @@ def _operator(name: str, base: str, overload: Any) -> Operator:
             tensors |= {place, argument.name}
         if str(argument.type) in ("Tensor", "List[Tensor]"):
             required |= {place, argument.name}
+    view = base not in _COPIES_AT_TIMES and all(
+        result.alias_info is not None and not _is_write(result.alias_info) for result in returns
+    )
+    several = any("List" in str(result.type) for result in returns)
+    in_place = all(_is_write(result.alias_info) for result in returns)
+    pointwise = torch.Tag.pointwise in overload.tags
     return Operator(
         name,
         base,
         overload,
-        RUNS.get(base, overload),
+        RUNS.get(base) or getattr(overload, "_op", overload),
         frozenset(tensors),
         frozenset(required),
         _writes(overload, base),
@@ -314,10 +333,12 @@ def _operator(name: str, base: str, overload: Any) -> Operator:
         base in TELLING,
         TELLING_AT_TIMES.get(base),
         checks.CHECKS.get(base),
-        all(result.alias_info is not None and not _is_write(result.alias_info) for result in returns)
-        and base not in _COPIES_AT_TIMES,
-        any("List" in str(result.type) for result in returns),
-        all(_is_write(result.alias_info) for result in returns),
+        checks.LEARNS.get(base),
+        view,
+        several,
+        in_place,
         base not in OWN and base not in UNBOUND and "upsample" not in base,
-        torch.Tag.pointwise in overload.tags,
+        pointwise,
+        pointwise or base in NO_LARGER,
+        several or not (view or in_place),
     )

@@ -47,53 +47,38 @@ class PointerTensor(Claimed, torch.Tensor):
 
     __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]
 
-    @staticmethod
-    def __new__(cls: Any, handle: Handle, meta: Meta, requires_grad: bool = False) -> PointerTensor:
-        """A pointer to what ``meta`` describes."""
-        pointer: PointerTensor = torch.Tensor._make_wrapper_subclass(
-            cls,
-            meta.shape,
-            strides=meta.strides,
-            storage_offset=meta.offset,
-            dtype=DTYPES[meta.dtype],
-            requires_grad=requires_grad,
-        )
-        pointer.handle = handle
-        return pointer
-
-    def __init__(self, handle: Handle, meta: Meta, requires_grad: bool = False) -> None:
-        """Everything is set by ``__new__``."""
-
     @classmethod
     def __torch_dispatch__(  # type: ignore[override]
         cls, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         """Let the worker run the operation."""
+        if func is _detach:
+            return args[0]._again()
+        if func is _t or func is _view:
+            view = args[0]._transposed() if func is _t else args[0]._viewed(args[1])
+            if view is not None:
+                return view
         if func is _item:
             raise RemoteOperationError(
                 f"The value of a pointer is needed here{user_line()}, and it is at a worker. "
                 "Fetch it with .get() first."
             )
-        if func is _detach:
-            return args[0]._again()
-        if func in _VIEWS:
-            view = args[0]._seen_as(*args[1:])
-            if view is not None:
-                return view
-        name, reshapes, _ = operators.known_as(func)
-        if reshapes:
+        known = operators.known_as(func)
+        if known.reshapes:
             args[0]._separate()
-        operands = Operands(func, PointerTensor, args, kwargs)
-        if operands.link is None:
+        operands = Operands(known, PointerTensor, args, kwargs)
+        link = operands.link
+        if link is None:
             raise UnsupportedOperationError(f"{func} has no operand at a worker{user_line()}.")
-        reply: Made = operands.link.operate(name, operands)
-        if reply.form == "written" and not reshapes:
-            return args[0]
-        results = [operands.result(meta, pointer_to) for meta in reply.results]
-        if reshapes:
+        reply: Made = link.operate(known.name, operands)
+        form = reply.form
+        if known.reshapes:
             with torch.utils._mode_utils.no_dispatch():
                 func(*args, **(kwargs or {}))
-        return args[0] if reply.form == "written" else results[0] if reply.form == "one" else results
+        if form == "written":
+            return args[0]
+        results = [operands.result(meta, pointer_to) for meta in reply.results]
+        return results[0] if form == "one" else results
 
     def _again(self) -> PointerTensor:
         """A second tensor with the same claim: what ``detach()`` gives, without a message."""
@@ -104,25 +89,35 @@ class PointerTensor(Claimed, torch.Tensor):
         self.handle.shared = True
         return again
 
-    def _seen_as(self, sizes: Any = None) -> PointerTensor | None:
-        """Its transpose, or itself in another shape, without a message; None if that cannot be told here."""
-        if sizes is None:
-            form, shape, strides = "t", list(self.shape[::-1]), list(self.stride()[::-1])
-            told = self.dim() == 2
-        else:
-            form, shape = "view", _filled(sizes, self.numel())
-            strides = _contiguous(shape)
-            told = self.is_contiguous() and min(shape, default=1) > 0 and math.prod(shape) == self.numel()
-        if not told:
+    def _transposed(self) -> PointerTensor | None:
+        """Its transpose, without a message; None if it is no matrix."""
+        shape, strides, handle = self.shape, self.stride(), self.handle
+        if len(shape) != 2:
             return None
         view: PointerTensor = torch.Tensor._make_wrapper_subclass(
-            PointerTensor, shape, strides=strides, storage_offset=self.storage_offset(), dtype=self.dtype
+            PointerTensor,
+            (shape[1], shape[0]),
+            strides=(strides[1], strides[0]),
+            storage_offset=self.storage_offset(),
+            dtype=self.dtype,
         )
-        handle = self.handle
-        if isinstance(handle, View) and form == handle.form == "t":
-            view.handle = handle.base  # transposed twice
+        if isinstance(handle, View):
+            twice = handle.form == "t"
+            view.handle = handle.base if twice else View(handle.claim(), "t", [shape[1], shape[0]])
         else:
-            view.handle = View(handle.claim() if isinstance(handle, View) else handle, form, list(shape))
+            view.handle = View(handle, "t", [shape[1], shape[0]])
+        return view
+
+    def _viewed(self, sizes: Any) -> PointerTensor | None:
+        """Itself in another shape, without a message; None if that cannot be told here."""
+        count, handle = self.numel(), self.handle
+        shape = _filled(sizes, count)
+        if math.prod(shape) != count or min(shape, default=1) < 1 or not self.is_contiguous():
+            return None
+        view: PointerTensor = torch.Tensor._make_wrapper_subclass(
+            PointerTensor, shape, strides=_contiguous(shape), storage_offset=self.storage_offset(), dtype=self.dtype
+        )
+        view.handle = View(handle.claim() if isinstance(handle, View) else handle, "view", shape)
         return view
 
     def _separate(self) -> None:
@@ -322,11 +317,13 @@ KINDS[PointerTensor] = "pointer"
 
 _item = torch.ops.aten._local_scalar_dense.default
 _detach = torch.ops.aten.detach.default
-_VIEWS = {torch.ops.aten.t.default, torch.ops.aten.view.default}
+_t, _view = torch.ops.aten.t.default, torch.ops.aten.view.default
 
 
 def _filled(sizes: Any, count: int) -> list[int]:
     """Sizes with -1 replaced by what is left; what does not fit is left to the worker's torch."""
+    if -1 not in sizes:
+        return list(sizes)
     known = math.prod(size for size in sizes if size != -1)
     return [count // known if size == -1 and known > 0 else size for size in sizes]
 
@@ -341,7 +338,16 @@ def _contiguous(sizes: list[int]) -> list[int]:
 
 def pointer_to(meta: Meta, link: Link, owned: bool = True, requires_grad: bool = False) -> PointerTensor:
     """A pointer to an object of a worker."""
-    return PointerTensor(Handle(link, meta, owned), meta, requires_grad)
+    pointer: PointerTensor = torch.Tensor._make_wrapper_subclass(
+        PointerTensor,
+        meta.shape,
+        strides=meta.strides,
+        storage_offset=meta.offset,
+        dtype=DTYPES[meta.dtype],
+        requires_grad=requires_grad,
+    )
+    pointer.handle = Handle(link, meta, owned)
+    return pointer
 
 
 def describe(x: PointerTensor) -> str:

@@ -13,7 +13,7 @@ from sharetorch.mpc.tensor.location import user_line
 from sharetorch.remote import forecasts, operators
 from sharetorch.remote.messages import Execute, Meta
 from sharetorch.remote.node import Link
-from sharetorch.remote.wire import Ref, Seen
+from sharetorch.remote.wire import written, written_view
 
 
 class Handle:
@@ -36,16 +36,16 @@ class Handle:
         self.number = meta.number
         self.owned = owned
         self.kind = meta.kind
-        self.tags = tuple(meta.tags)
+        self.tags = tuple(meta.tags) if meta.tags else ()
         self.description = meta.description
         self.shared = False
 
     def __del__(self) -> None:
-        if getattr(self, "owned", False):
-            try:
+        try:
+            if self.owned:
                 self.link.forget(self.number)
-            except Exception:  # noqa: S110 - a worker that is gone has forgotten already
-                pass
+        except Exception:  # noqa: S110 - a worker that is gone has forgotten already; or the handle was never made
+            pass
 
     def drop(self) -> None:
         """The object is no longer this handle's to delete."""
@@ -86,17 +86,17 @@ class View:
         """What the object is."""
         return self.base.kind
 
-    def seen(self) -> Ref:
+    def seen(self) -> Any:
         """How an operation that only reads names the view."""
         if self._made is not None:
-            return Ref(self._made.number)
-        return Seen(self.base.number, self.form, self._sizes)
+            return written(self._made.number)
+        return written_view(self.base.number, self.form, self._sizes)
 
     def claim(self) -> Handle:
         """The claim on an object of its own."""
         if self._made is None:
             sizes = [self._sizes] if self.form == "view" else []
-            request = Execute(f"aten.{self.form}.default", [Ref(self.base.number), *sizes], {})
+            request = Execute(f"aten.{self.form}.default", [written(self.base.number), *sizes], {})
             self._made = Handle(self.link, self.link.request(request).results[0])
         return self._made
 
@@ -121,14 +121,14 @@ _TAKE_A_NUMBER = {
 """Operations in which ``x[i] = 5`` ends, where torch makes a local tensor of the 5."""
 
 
-_NUMBERS = frozenset({int, float, bool})
+_NUMBERS = frozenset({int, float, bool, type(None)})
 
 
 class Operands:
     """Operands of one operation: all at one worker, named by number.
 
     Args:
-        func: the operation.
+        known: the operation.
         pointer: the class of pointers.
         args: its arguments.
         kwargs: its keyword arguments.
@@ -143,38 +143,53 @@ class Operands:
         TensorsNotCollocatedException: tensors at several places.
     """
 
-    def __init__(self, func: Any, pointer: type[Tensor], args: Any, kwargs: dict[str, Any] | None) -> None:
-        self._func = func
+    __slots__ = ("_all", "_func", "_kind", "_pointers", "_writes", "forms", "link", "named", "packed")
+
+    def __init__(
+        self, known: operators.Known, pointer: type[Tensor], args: Any, kwargs: dict[str, Any] | None
+    ) -> None:
+        self._func = known.overload
         self._kind = pointer
         self._all = (args, kwargs)
         self._pointers: list[Any] = []
         self.forms: list[forecasts.Key] = []
-        self._writes = operators.known_as(func).writes
+        self._writes = known.writes
         self.link: Any = None
-        self.packed = [
-            value if type(value) in _NUMBERS else self._pack(value, place) for place, value in enumerate(args)
-        ]
+        self.packed: list[Any] = []
+        for place, value in enumerate(args):
+            kind = type(value)
+            if kind is pointer:
+                value = self._number(value, place)
+            elif kind not in _NUMBERS:
+                value = self._pack(value, place)
+            self.packed.append(value)
         self.named = {name: self._pack(value, name) for name, value in kwargs.items()} if kwargs else {}
 
     def _pack(self, value: Any, place: int | str) -> Any:
+        kind = type(value)
+        if kind in _NUMBERS:
+            return value
+        if kind is self._kind:
+            return self._number(value, place)
+        if isinstance(value, (list, tuple)):
+            return list(value) if set(map(type, value)) <= _NUMBERS else [self._pack(part, place) for part in value]
         if isinstance(value, Tensor):
             return self._number(value, place) if isinstance(value, self._kind) else self._local(value, place)
-        if isinstance(value, (list, tuple)):
-            return [self._pack(part, place) for part in value]
         return value
 
-    def _number(self, pointer: Any, place: int | str) -> Ref:
+    def _number(self, pointer: Any, place: int | str) -> Any:
         handle = pointer.handle
-        if self.link is None:
-            self.link = handle.link
-        elif handle.link is not self.link:
-            raise self._elsewhere(f"{self.link.worker.id} and {handle.link.worker.id}", "x.move(worker)")
-        if self.link.ahead:
+        link = handle.link
+        if link is not self.link:
+            if self.link is not None:
+                raise self._elsewhere(f"{self.link.worker.id} and {link.worker.id}", "x.move(worker)")
+            self.link = link
+        if link.ahead:
             self.forms.append(forecasts.form_of(pointer))
         if type(handle) is View and place not in self._writes:
             return handle.seen()
         self._pointers.append(pointer)
-        return Ref(handle.number)
+        return written(handle.number)
 
     def _local(self, value: Any, place: int | str) -> Any:
         """A local operand: a number to be written, or a constant of a derivative rule; others are refused."""
@@ -214,8 +229,9 @@ class Operands:
         """A pointer to a result; what was written is the operand itself, of several names for it that of ``out=``."""
         if meta is None:
             return None
+        number = meta.number
         for pointer in reversed(self._pointers) if "out" in self.named else self._pointers:
-            if pointer.handle.number == meta.number:
+            if pointer.handle.number == number:
                 return pointer
         return make(meta, self.link)
 

@@ -17,6 +17,7 @@ PLAIN = frozenset({Tensor, torch.nn.Parameter})
 """Types of tensors that torch's own kernels compute on."""
 
 _KEPT = 4096
+_INTEGERS = {int}
 
 
 class Form(NamedTuple):
@@ -63,7 +64,7 @@ def _key(value: Any) -> Any:
     if kind is int or value is None:
         return value
     if kind is list or kind is tuple:
-        return tuple([_key(part) for part in value])
+        return tuple(value) if set(map(type, value)) == _INTEGERS else tuple([_key(part) for part in value])
     if kind in (float, bool, complex):
         return _Number(kind, value)
     return form_of(value) if isinstance(value, Tensor) else value
@@ -92,7 +93,8 @@ def results(overload: Any, *args: Any, **kwargs: Any) -> tuple[Form | None, ...]
         NotImplementedError: torch cannot tell without values.
         Exception: what torch raises for operands that do not fit.
     """
-    return _results(overload, _key(list(args)), tuple([(name, _key(value)) for name, value in kwargs.items()]))
+    keys = tuple([_key(value) for value in args])
+    return _results(overload, keys, tuple([(name, _key(value)) for name, value in kwargs.items()]) if kwargs else ())
 
 
 @cache

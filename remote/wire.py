@@ -32,6 +32,10 @@ from torch import Tensor
 
 from sharetorch.mpc.errors import MalformedRequestError, ShareTorchError, UnsupportedDtypeError
 
+Ext = msgspec.msgpack.Ext
+
+_REF, _TENSOR, _SEEN = 1, 2, 8
+
 
 class Ref:
     """An object of the receiver, by number."""
@@ -62,6 +66,25 @@ class Seen(Ref):
 
     def __repr__(self) -> str:
         return f"Seen({self.number}, {self.form}, {self.sizes})"
+
+
+def written(number: int) -> msgspec.msgpack.Ext:
+    """What ``Ref(number)`` is on the wire."""
+    return Ext(_REF, number.to_bytes(8, "big"))
+
+
+def written_view(number: int, form: str, sizes: list[int]) -> msgspec.msgpack.Ext:
+    """What ``Seen(number, form, sizes)`` is on the wire."""
+    return Ext(_SEEN, _view_bytes(number, form, sizes))
+
+
+def _view_bytes(number: int, form: str, sizes: list[int]) -> bytes:
+    return _encoder.encode([number, form, sizes])
+
+
+def form_written(extension: msgspec.msgpack.Ext) -> str:
+    """What ``written`` and ``written_view`` were given, but for the number and the sizes: "object", "t" or "view"."""
+    return "object" if extension.code == _REF else str(msgspec.msgpack.decode(extension.data)[1])
 
 
 class _SeenFields(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
@@ -110,14 +133,11 @@ def _pack_other(value: Any) -> Any:
             f"A value of type {type(value).__name__} cannot be sent to a worker. Tensors, numbers, texts and lists of "
             "them can, and models with send()."
         )
-    return msgspec.msgpack.Ext(codec.number, codec.pack(value))
-
-
-_TENSOR = 2
+    return Ext(codec.number, codec.pack(value))
 
 
 def _unpack_other(node: Any, number: int, data: memoryview) -> Any:
-    if number == 1 and len(data) == 8:  # most of all extensions
+    if number == _REF and len(data) == 8:  # most of all extensions
         return Ref(int.from_bytes(data, "big"))
     codec = _by_number.get(number)
     if codec is None:
@@ -242,7 +262,7 @@ def _pack_device(device: torch.device) -> bytes:
     return b"cpu"
 
 
-register(1, Ref, lambda ref: ref.number.to_bytes(8, "big"), lambda data, node: Ref(struct.unpack(">Q", data)[0]))
+register(_REF, Ref, lambda ref: ref.number.to_bytes(8, "big"), lambda data, node: Ref(struct.unpack(">Q", data)[0]))
 register(_TENSOR, Tensor, _pack_tensor, _unpack_tensor)
 _register_names(3, torch.dtype, DTYPES)
 _register_names(4, torch.memory_format, _MEMORY_FORMATS)
@@ -264,4 +284,4 @@ def _unpack_seen(data: bytes, node: Any) -> Seen:
     return Seen(fields.number, fields.form, fields.sizes)
 
 
-register(8, Seen, lambda seen: _encoder.encode(_SeenFields(seen.number, seen.form, seen.sizes)), _unpack_seen)
+register(_SEEN, Seen, lambda seen: _view_bytes(seen.number, seen.form, seen.sizes), _unpack_seen)

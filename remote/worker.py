@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import warnings
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -23,7 +24,7 @@ _IGNORED = {"log_msgs", "verbose", "auto_add", "message_pending_time"}
 _known: WeakValueDictionary[str, Worker] = WeakValueDictionary()
 
 
-class Worker:
+class Worker(ABC):
     """What every worker is for the driver, in this process or another: a name, and a way to it.
 
     Attributes:
@@ -37,16 +38,16 @@ class Worker:
         """``worker.remote.torch.zeros(2, 3)`` makes a tensor at the worker and gives a pointer to it."""
         return Remote(self._from_here())
 
+    @abstractmethod
     def link_from(self, owner: Node) -> Any:
         """The way to this worker for a worker of this process."""
-        raise NotImplementedError
 
     def _from_here(self) -> Any:
         return local().link(self.id)
 
+    @abstractmethod
     def _incoming_links(self) -> list[Any]:
         """All ways to this worker from this process."""
-        raise NotImplementedError
 
     def search(self, query: Any = ()) -> list[Any]:
         """Find objects of this worker.

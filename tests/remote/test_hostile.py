@@ -371,7 +371,15 @@ LARGE = [
     ("aten.bmm.default", [Ref(12), Ref(12)]),
     ("aten.clone.default", [Ref(12)]),
     ("aten.embedding_dense_backward.default", [Ref(9), Ref(8), 1 << 40, -1, False]),
-]
+    ("aten.sum.dim_IntList", [Ref(11), [1]]),
+    ("aten.mean.dim", [Ref(11), [1]]),
+    ("aten.prod.dim_int", [Ref(11), 1]),
+    ("aten.logsumexp.default", [Ref(11), [1]]),
+    ("aten.mm.default", [Ref(13), Ref(14)]),
+    ("aten.convolution_backward.default",
+     [Ref(15), Ref(15), Ref(10), [1 << 30], [1], [0], [1], False, [0], 1, [True, True, True]]),
+    ("aten.max_pool2d_with_indices.default", [Ref(12), [1, 1], [1, 1], [1 << 20, 1 << 20]]),
+]  # fmt: skip
 
 
 @pytest.mark.parametrize("case", LARGE, ids=lambda case: f"{case[0]}{case[1][-1]}")
@@ -379,6 +387,9 @@ def test_operations_that_would_take_too_much_memory(worker, case):
     worker.keep(torch.ones(1, 1, 5), "mallory", number=10)
     worker.keep(torch.ones(1 << 30, 0), "mallory", number=11)
     worker.keep(torch.ones(1, 1, 1).expand(1 << 20, 8, 8), "mallory", number=12)
+    worker.keep(torch.ones(1 << 14, 0), "mallory", number=13)
+    worker.keep(torch.ones(0, 1 << 14), "mallory", number=14)
+    worker.keep(torch.ones(0, 1, 5), "mallory", number=15)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     before = {number: record.value for number, record in worker.objects.items()}
     reply = ask(worker, Execute(case[0], case[1], case[2] if len(case) > 2 else {}))
