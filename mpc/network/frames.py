@@ -56,6 +56,9 @@ MAX_ROUND = (1 << 16) - 1
 MAX_NOTE = 1024
 """Bytes an abort frame may carry after its header."""
 
+RECORD_BYTES = 1 << 14
+"""What one record of TLS carries."""
+
 _SIGNED = HEADER_BYTES - TAG_BYTES
 _JOINED = 1 << 15
 _WIDTHS = {BYTES: 1, WORDS: 8}
@@ -117,9 +120,14 @@ def table_of(forms: tuple[Form, ...]) -> bytes:
     return b"".join(parts)
 
 
-def body_bytes(forms: Sequence[Form], ring: Ring) -> int:
+def body_bytes(forms: tuple[Form, ...], ring: Ring) -> int:
     """Bytes of the contents of fields of these forms."""
-    return sum(math.prod(shape) * _WIDTHS.get(kind, ring.element_bytes) for kind, shape in forms)
+    return _body_bytes(forms, ring.element_bytes)
+
+
+@lru_cache(maxsize=4096)
+def _body_bytes(forms: tuple[Form, ...], width: int) -> int:
+    return sum(math.prod(shape) * _WIDTHS.get(kind, width) for kind, shape in forms)
 
 
 def seal(
@@ -134,7 +142,7 @@ def seal(
     note: bytes = b"",
     ring: Ring | None = None,
 ) -> list[bytes | memoryview]:
-    """A frame as buffers to be written one after the other; large fields are not copied."""
+    """A frame as buffers to be written one after the other; of large fields only what fills a record is copied."""
     table = table_of(tuple(map(form_of, fields)))
     bodies = [encode_field(part, ring) for part in fields if ring is not None]
     size = sum(len(body) for body in bodies)
@@ -145,7 +153,8 @@ def seal(
     first = head + _tag(direction, head, table) + table + note
     if size <= _JOINED:
         return [first + b"".join(bodies)]
-    return [first, *bodies]
+    room = RECORD_BYTES - len(first)
+    return [b"".join((first, bodies[0][:room])), *filter(len, (bodies[0][room:], *bodies[1:]))]
 
 
 def _tag(direction: Direction, head: bytes, table: bytes) -> bytes:
@@ -187,8 +196,8 @@ def _check_note(header: Header, data: bytes | bytearray, direction: Direction) -
 def check_data(
     header: Header, data: bytes | bytearray, direction: Direction, operation: int, label: str, forms: tuple[Form, ...],
     ring: Ring,
-) -> None:  # fmt: skip
-    """Check that a data frame is the one that is due.
+) -> bytes:  # fmt: skip
+    """Check that a data frame is the one that is due, and return the table that must follow it.
 
     Raises:
         FrameError: it belongs to another operation or step, or its length is not that of the fields that are due.
@@ -202,6 +211,7 @@ def check_data(
             "is due. The session ends."
         )
     _check_tag(header, data, table, direction)
+    return table
 
 
 def _check_tag(header: Header, data: bytes | bytearray, table: bytes, direction: Direction) -> None:

@@ -1,8 +1,9 @@
 """Connections between two members of a session: two one-way TLS connections, one for the frames of each.
 
-Long messages are written by a thread of its own, so that two members that send them at the same time do not wait for
-each other; short ones are written at once, and reading is done by whoever needs the message. A queue that is too full
-lets its member wait before the next operation. A heartbeat tells the other that a member is alive while it computes.
+Whoever sends a message writes as much of it as the connection takes without waiting. The rest, and very long messages,
+are written by a thread of its own, so that two members that send at the same time do not wait for each other. Whoever
+needs a message reads it. A queue that is too full lets its member wait before the next operation. A heartbeat tells the
+other that a member is alive while it computes.
 """
 
 from __future__ import annotations
@@ -27,8 +28,8 @@ from sharetorch.mpc.network.frames import Direction, Header
 from sharetorch.mpc.ring import Ring
 
 _CHUNK = 1 << 20
-_AT_ONCE = 1 << 16
-"""Bytes of a message that is sent by whoever has it: handing it to another thread would cost more than sending it."""
+_AT_ONCE = 1 << 20
+"""Bytes of a message that whoever has it writes: to hand it to another thread would cost more than that saves."""
 _NOT_NOW = (ssl.SSLWantWriteError, ssl.SSLWantReadError, BlockingIOError)
 _LOOKS = 256
 _FAREWELL_SECONDS = 1.0
@@ -93,7 +94,7 @@ class Outgoing:
         self._thread.start()
 
     def send(self, message: Message) -> None:
-        """Send a short message at once, if nothing waits before it and the connection takes it; queue any other.
+        """Send a message, as far as the connection takes it now; queue a very long one, or one behind others.
 
         Raises:
             ConnectionLostError: the connection is gone.
@@ -272,8 +273,9 @@ class Incoming:
         self._ring = ring
         self._times = times
         self._sequence = 0
-        self._raw = bytearray(frames.HEADER_BYTES)
-        self._got = 0
+        self._come = memoryview(bytearray(frames.RECORD_BYTES))
+        self._begin = self._end = 0  # of what has come and is not taken yet
+        self._raw = b""
         self._header: Header | None = None
         self._goodbye: SessionEndedError | None = None
         self._heard = time.monotonic()
@@ -294,20 +296,18 @@ class Incoming:
         while self._header is None:
             if self._goodbye is not None:
                 raise self._goodbye
-            self._read_into(memoryview(self._raw)[self._got :], deadline, label)
+            self._fill(frames.HEADER_BYTES, deadline, label)
             self._take_header()
         header, self._header = self._header, None
-        frames.check_data(header, self._raw, self._direction, operation, label, forms, self._ring)
-        table = memoryview(bytearray(len(frames.table_of(forms))))
-        self._read_into(table, deadline, label)
-        if bytes(table) != frames.table_of(forms):
+        table = frames.check_data(header, self._raw, self._direction, operation, label, forms, self._ring)
+        self._fill(len(table), deadline, label)
+        if self._take(len(table)) != table:
             raise FrameError(f"{self.peer} announced other shapes for {label!r} than are due. The session ends.")
         fields = []
         for form in forms:
             contents = frames.empty_field(form, self._ring)
             self._read_into(contents, deadline, label)
             fields.append(frames.decode_field(form, contents, self._ring))
-        self._got = 0
         self.waited += time.monotonic() - start
         return Received(tuple(fields), header.round)
 
@@ -323,7 +323,7 @@ class Incoming:
                 return
             self._sock.settimeout(0)
             try:
-                count = self._sock.recv_into(memoryview(self._raw)[self._got :])
+                count = self._sock.recv_into(self._room())
             except (ssl.SSLWantReadError, BlockingIOError):
                 if time.monotonic() - self._heard > self._times.silence:
                     raise self._silent() from None
@@ -333,25 +333,24 @@ class Incoming:
             finally:
                 self._sock.settimeout(self._patience)
             self._note(count)
-            self._got += count
-            if self._got == frames.HEADER_BYTES:
+            self._end += count
+            while self._end - self._begin >= frames.HEADER_BYTES and self._header is None and self._goodbye is None:
                 self._take_header()
 
     def _take_header(self) -> None:
-        """Read the header that has come in; heartbeats are taken, a data frame is kept for ``receive``."""
+        """Take the header that has come; heartbeats are nothing more, that of a data frame is kept for ``receive``."""
+        self._raw = self._take(frames.HEADER_BYTES)
         header = frames.read_header(self._raw, self._direction, self._sequence)
         self._sequence += 1
-        self._got = 0
         if header.kind == frames.DATA:
             self._header = header
         elif header.kind == frames.ABORT:
             self._take_note(header.length)
 
     def _take_note(self, length: int) -> None:
-        data = memoryview(bytearray(length))
-        self._read_into(data, time.monotonic() + _FAREWELL_SECONDS, "a note")
+        self._fill(length, time.monotonic() + _FAREWELL_SECONDS, "a note")
         try:
-            note = msgspec.msgpack.decode(data, type=Note)
+            note = msgspec.msgpack.decode(self._take(length), type=Note)
         except (msgspec.MsgspecError, UnicodeDecodeError) as error:
             raise FrameError(f"{self.peer} ended the session with a malformed note.") from error
         ended = SessionEndedError(f"{self.peer} ended the session: {note.text}")
@@ -360,21 +359,48 @@ class Incoming:
             raise ended
         self._goodbye = ended
 
+    def _fill(self, count: int, deadline: float, label: str) -> None:
+        """Wait until so many bytes have come, at most a record."""
+        while self._end - self._begin < count:
+            room = self._room()
+            self._end += self._read(room, deadline, label)
+
+    def _room(self) -> memoryview:
+        """Where more can come to, behind what has come and is not taken yet."""
+        left = self._end - self._begin
+        self._come[:left] = self._come[self._begin : self._end]
+        self._begin, self._end = 0, left
+        return self._come[left:]
+
+    def _take(self, count: int) -> bytes:
+        """What has come first, and is taken now."""
+        begin = self._begin
+        self._begin += count
+        return bytes(self._come[begin : self._begin])
+
     def _read_into(self, view: memoryview, deadline: float, label: str) -> None:
-        done = 0
-        while done < len(view):
+        """Wait until a memory is full."""
+        size = len(view)
+        done = min(size, self._end - self._begin)
+        view[:done] = self._come[self._begin : self._begin + done]
+        self._begin += done
+        while done < size:
+            done += self._read(view[done : done + _CHUNK], deadline, label)
+
+    def _read(self, view: memoryview, deadline: float, label: str) -> int:
+        """Wait for some bytes; how many have come."""
+        if self._heard >= deadline:
+            raise self._late(label)
+        try:
+            count = self._sock.recv_into(view)
+        except TimeoutError:
             if time.monotonic() >= deadline:
-                raise self._late(label)
-            try:
-                count = self._sock.recv_into(view[done : done + _CHUNK])
-            except TimeoutError:
-                if time.monotonic() >= deadline:
-                    raise self._late(label) from None
-                raise self._silent() from None
-            except (OSError, ValueError) as error:
-                raise self._lost(error) from error
-            self._note(count)
-            done += count
+                raise self._late(label) from None
+            raise self._silent() from None
+        except (OSError, ValueError) as error:
+            raise self._lost(error) from error
+        self._note(count)
+        return count
 
     def _note(self, count: int) -> None:
         if not count:

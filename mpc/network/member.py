@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -99,8 +98,12 @@ class Member:
         """Send a message of this member's protocol, without waiting."""
         table = self._offline if message.round == 0 else self._online
         table[message.receiver] = table.get(message.receiver, 0) + message.size
-        with self._blaming(message.receiver) as link:
+        link = self._links[message.receiver]
+        try:
             link.outgoing.send(message)
+        except NetworkError as error:
+            _blame(error, link)
+            raise
 
     def put(self, number: int, elements: Elements) -> None:
         """Hold a share that came from outside; at the provider an empty tensor on ``meta``.
@@ -142,9 +145,7 @@ class Member:
         self.require_free(outputs)
         operands = [self.get(number) for number in inputs]
         self._require_size(elements_of(name, [tuple(x.data.shape) for x in operands], public, self._max_elements))
-        for rank in self._links:
-            with self._blaming(rank) as link:
-                link.outgoing.wait_for_room()
+        self._wait_for_room()
         self._online, self._offline = {}, {}
         waited = self._waited()
         start = time.perf_counter()
@@ -168,6 +169,15 @@ class Member:
             self._waited() - waited,
         )
 
+    def _wait_for_room(self) -> None:
+        """Wait until none of the queues to other members is too full."""
+        for link in self._links.values():
+            try:
+                link.outgoing.wait_for_room()
+            except NetworkError as error:
+                _blame(error, link)
+                raise
+
     def _require_size(self, elements: int) -> None:
         if elements > self._max_elements:
             raise LimitExceededError(
@@ -185,8 +195,8 @@ class Member:
         """
         if len(set(numbers)) != len(numbers) or not self.store.keys().isdisjoint(numbers):
             raise MalformedRequestError(
-                f"Objects under the numbers {list(numbers)[:8]}: {self.name} holds some of these already, or one stands "
-                "twice. Choose numbers that no object has."
+                f"Objects under the numbers {list(numbers)[:8]}: {self.name} holds some of these already, or one "
+                "stands twice. Choose numbers that no object has."
             )
 
     def _keep(self, number: int, share: ArithmeticShare) -> None:
@@ -219,9 +229,12 @@ class Member:
             coroutine.close()
 
     def _receive(self, request: Receive) -> Message:
-        operation = self.party.operation
-        with self._blaming(request.sender) as link:
+        operation, link = self.party.operation, self._links[request.sender]
+        try:
             fields, round = link.incoming.receive(operation, request.label, request.forms)
+        except NetworkError as error:
+            _blame(error, link)
+            raise
         return Message(request.sender, self.party.rank, operation, request.label, fields, round, 0)
 
     def _waited(self) -> float:
@@ -233,19 +246,12 @@ class Member:
         Raises:
             NetworkError: one is not, or ended the session.
         """
-        for rank in self._links:
-            with self._blaming(rank) as link:
+        for link in self._links.values():
+            try:
                 link.incoming.poll()
-
-    @contextmanager
-    def _blaming(self, rank: int) -> Iterator[Link]:
-        """The connections to a member; what fails there is put down to it."""
-        link = self._links[rank]
-        try:
-            yield link
-        except NetworkError as error:
-            error.member = error.member or link.peer
-            raise
+            except NetworkError as error:
+                _blame(error, link)
+                raise
 
     def free(self, numbers: Iterable[int]) -> None:
         """Forget objects."""
@@ -263,6 +269,11 @@ class Member:
     def links(self) -> list[Link]:
         """All connections."""
         return list(self._links.values())
+
+
+def _blame(error: NetworkError, link: Link) -> None:
+    """Put what fails on the connections to a member down to it."""
+    error.member = error.member or link.peer
 
 
 def _elements(data: Elements) -> int:

@@ -5,6 +5,7 @@ driver            the driver's side: commands, results, costs, errors
 hosting           a worker's sessions: which it agrees to, and who may speak in them
 hosted            one session at one worker
 meeting           how a member gets connected to all others
+parts             shares on their way to members, in parts
 arrivals          shares that come from outside, in parts
 contributing      owners of data share it themselves
 checkpointing     ``save_checkpoint`` and ``load_checkpoint``

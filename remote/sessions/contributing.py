@@ -28,15 +28,12 @@ from sharetorch.mpc.errors import (
     UnsupportedOperationError,
 )
 from sharetorch.mpc.labels import source
-from sharetorch.mpc.network import frames
 from sharetorch.mpc.network.handshake import SessionDocument, session_id
 from sharetorch.mpc.network.member import Member, Report
 from sharetorch.mpc.policy import OPEN, PRIVATE, Policy
 from sharetorch.mpc.protocols.suite import SUITES
-from sharetorch.mpc.randomness import fresh_stream
 from sharetorch.mpc.ring import Ring, ring_of
 from sharetorch.mpc.session import Session, new_id
-from sharetorch.mpc.share import split
 from sharetorch.mpc.tensor import sharing
 from sharetorch.mpc.tensor.fixed_precision import FixedPrecisionTensor
 from sharetorch.mpc.tensor.shared import Handle, SharedTensor
@@ -50,9 +47,7 @@ from sharetorch.remote.pointer import PointerTensor
 from sharetorch.remote.sessions.driver import NetworkedSession
 from sharetorch.remote.sessions.hosted import HostedSession, handles
 from sharetorch.remote.sessions.messages import Deposit, Expect
-
-_PART_ELEMENTS = 1 << 18
-
+from sharetorch.remote.sessions.parts import parts_of
 
 # The driver
 
@@ -185,17 +180,11 @@ def frame_of(node: Any, record: Record) -> list[str]:
 
 def _send(node: Any, deposit: Deposit, parties: Sequence[str], ring: Ring, integers: torch.Tensor) -> None:
     """Split integers and send each party its share, in parts."""
-    elements = ring.from_integers(integers)
-    flat = ring.linear(lambda x: x.reshape(-1), elements)
-    width, count = ring.element_bytes, integers.numel()
-    size, stream = count * width, fresh_stream()
+    size = integers.numel() * ring.element_bytes
     ways = [None if name == node.id else node.neighbour(name).connect().control for name in parties]
-    for start in range(0, max(1, count), _PART_ELEMENTS):
-        end = min(start + _PART_ELEMENTS, count)
-        part = ring.linear(lambda x, a=start, b=end: x[a:b], flat)
-        for control, share in zip(ways, split(part, len(parties), ring, stream), strict=True):
-            contents = bytes(frames.encode_field(share, ring))
-            item = msgspec.structs.replace(deposit, offset=start * width, size=size, contents=contents)
+    for part in parts_of(integers, len(parties), ring):
+        for control, contents in zip(ways, part.contents, strict=True):
+            item = msgspec.structs.replace(deposit, offset=part.offset, size=size, contents=contents)
             if control is None:
                 node.sessions.deposit(item, node.id)
             else:

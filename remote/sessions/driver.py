@@ -32,10 +32,9 @@ from sharetorch.mpc.network import frames, handshake
 from sharetorch.mpc.network.handshake import MemberEntry, SessionDocument
 from sharetorch.mpc.network.member import Report
 from sharetorch.mpc.protocols.suite import Suite
-from sharetorch.mpc.randomness import fresh_stream
 from sharetorch.mpc.ring import Ring
 from sharetorch.mpc.session import Member, Session, new_id, object_is_gone
-from sharetorch.mpc.share import reconstruct, split
+from sharetorch.mpc.share import reconstruct
 from sharetorch.mpc.tensor.location import user_line
 from sharetorch.remote import wire
 from sharetorch.remote.messages import Failed
@@ -61,10 +60,10 @@ from sharetorch.remote.sessions.messages import (
     Sync,
     written,
 )
+from sharetorch.remote.sessions.parts import parts_of
 
 _WINDOW = 256
 """Operations that may be under way before the driver waits."""
-_PART_ELEMENTS = 1 << 18
 _REASON = 400
 
 
@@ -270,29 +269,22 @@ class NetworkedSession(Session):
 
     def distribute(self, values: Tensor) -> int:
         """As ``Session.distribute``. Shares go out in parts, so that no more than a part of them is held here."""
-        elements = self.ring.from_integers(values)
+        parts = parts_of(values, len(self.parties), self.ring)
         number, shape = new_id(), list(values.shape)
-        width = self.ring.element_bytes
-        flat = self.ring.linear(lambda x: x.reshape(-1), elements)
+        size = values.numel() * self.ring.element_bytes
         traffic = Traffic(operations=1, rounds=1)
         for rank in range(len(self.parties)):
-            traffic.count(DRIVER, rank, values.numel() * width)
-        size = values.numel() * width
-        stream = fresh_stream()
+            traffic.count(DRIVER, rank, size)
         with self._sending:
             operation = self._begin("share", traffic)
             if self.provider is not None:
                 announced = Input(self.id, operation, number, shape, 0, 0, b"")
                 self._post_to(self._controls[-1], wire.encode(announced))
-            for start in range(0, max(1, values.numel()), _PART_ELEMENTS):
-                end = min(start + _PART_ELEMENTS, values.numel())
-                part = self.ring.linear(lambda x, a=start, b=end: x[a:b], flat)
-                for control, share in zip(
-                    self._controls, split(part, len(self.parties), self.ring, stream), strict=False
-                ):
-                    contents = bytes(frames.encode_field(share, self.ring))
-                    item = Input(self.id, operation, number, shape, start * width, size, contents)
-                    self._post_to(control, wire.encode(item))
+            for part in parts:
+                for control, contents in zip(self._controls, part.contents, strict=False):
+                    self._post_to(
+                        control, wire.encode(Input(self.id, operation, number, shape, part.offset, size, contents))
+                    )
         self._live.add(number)
         return number
 

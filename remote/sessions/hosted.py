@@ -139,7 +139,7 @@ class HostedSession:
         self.document = document
         self.host = host
         self.ring: Ring = ring_of(int.from_bytes(document.modulus, "big"))
-        self._queue: queue.Queue[tuple[int, Any, Call] | None] = queue.Queue()
+        self._queue: queue.SimpleQueue[tuple[int, Any, Call] | None] = queue.SimpleQueue()
         self._waiting_bytes = 0
         self._reports: list[Report] = []
         self._operation = 0

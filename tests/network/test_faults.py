@@ -34,7 +34,7 @@ GRACE = 5.0
 UNIT = 2.0**-16
 
 FAULTS = ("kill", "hang", "half-open", "reset", "trickle")
-CUTS = {"opening": 3000, "inputs": 100_000, "product": 50_000, "comparison": 50_000, "training": 20_000, "get": 20_000}
+CUTS = {"opening": 3000, "inputs": 100_000, "product": 50_000, "comparison": 20_000, "training": 20_000, "get": 20_000}
 """In what a member is disturbed, and after how many bytes of it."""
 VICTIMS = {"party": "alice", "provider": "crypto_provider", "driver": "driver"}
 

@@ -121,6 +121,7 @@ def test_large_fields_are_written_from_where_they_lie(size: int) -> None:
     buffers = frames.seal(THERE, frames.DATA, 0, fields=(x,), ring=PowerRing())
     assert len(buffers) == (1 if size == 1 << 12 else 2)
     if len(buffers) == 2:
+        assert len(buffers[0]) == frames.RECORD_BYTES
         assert np.shares_memory(np.frombuffer(buffers[1], np.uint8), x.numpy())
     found = reader(b"".join(buffers), PowerRing()).receive(0, "", (Form(RING, (size,)),))
     assert torch.equal(found.fields[0], x)
@@ -158,18 +159,30 @@ def test_longer_chains_than_a_header_says() -> None:
     assert reader(frame, PowerRing()).receive(1, "opened", (Form(RING, (1,)),)).round == frames.MAX_ROUND
 
 
-def test_frames_follow_each_other() -> None:
+@pytest.mark.parametrize("most", [1, 11, 64, 100, 1 << 20])
+def test_frames_follow_each_other(most: int) -> None:
     ring = PowerRing()
     parts = [
         b"".join(frames.seal(THERE, frames.BEAT, 0)), sealed((torch.tensor([1]),), ring, sequence=1),
         b"".join(frames.seal(THERE, frames.BEAT, 2)), b"".join(frames.seal(THERE, frames.BEAT, 3)),
         sealed((torch.tensor([2]),), ring, sequence=4, operation=2),
     ]  # fmt: skip
-    incoming = reader(b"".join(parts), ring, most=11)
+    incoming = reader(b"".join(parts), ring, most=most)
     found = [incoming.receive(operation, "opened", (Form(RING, (1,)),)) for operation in (1, 2)]
     assert [part.fields[0].item() for part in found] == [1, 2]
     with pytest.raises(ConnectionLostError):
         incoming.receive(3, "opened", (Form(RING, (1,)),))
+
+
+@pytest.mark.parametrize("most", [1, 11, 64, 100, 1 << 20])
+def test_looking_takes_heartbeats_and_leaves_messages(most: int) -> None:
+    ring = PowerRing()
+    beats = [b"".join(frames.seal(THERE, frames.BEAT, number)) for number in range(3)]
+    message = sealed((torch.tensor([1, 2]),), ring, sequence=3)
+    incoming = reader(b"".join([*beats, message]), ring, most=most)
+    for _ in range(3):
+        incoming.poll()
+    assert incoming.receive(1, "opened", (Form(RING, (2,)),)).fields[0].tolist() == [1, 2]
 
 
 PLACES = st.fixed_dictionaries(

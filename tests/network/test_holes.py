@@ -54,7 +54,7 @@ from sharetorch.remote.network.stream import Stream
 from sharetorch.remote.network.websocket import open_client
 from sharetorch.remote.sessions.messages import Answer, Fresh, Open, Propose, Refused
 from sharetorch.remote.wire import Ref
-from tests.network.tools import QUICK, Proxy, WorkerProcess, make_keys, start_worker, until
+from tests.network.tools import QUICK, Proxy, WithoutCertificate, WorkerProcess, make_keys, start_worker, until
 
 SECRET = 4242424242
 
@@ -187,17 +187,6 @@ def test_pickles_of_clients(mallory: Worker, tmp_path: Path) -> None:
 # ----------------------------------------------------------------- no client authentication, CERT_NONE, plain ws://
 
 
-class Without(Identity):
-    """Presents no certificate."""
-
-    def client_context(self, protocol: str) -> ssl.SSLContext:
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-        context.check_hostname = False
-        context.load_verify_locations(cafile=self._folder / "ca.crt")
-        context.set_alpn_protocols([protocol])
-        return context
-
-
 class Foreign(Identity):
     """Presents a certificate of another group, and trusts ours as well: only the worker can refuse."""
 
@@ -209,7 +198,7 @@ class Foreign(Identity):
 
 def _stranger(kind: str, keys: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Identity:
     if kind == "none":
-        return Without.load(keys, "mallory")
+        return WithoutCertificate.load(keys, "mallory")
     if kind == "other group":
         (folder / "trusted.crt").write_bytes((keys / "ca.crt").read_bytes())
         return Foreign.load(make_keys(folder, "mallory"), "mallory")

@@ -15,6 +15,7 @@ import pytest
 from sharetorch.mpc.errors import ConfigurationError, DeadlineExceededError, HandshakeError, WorkerUnreachableError
 from sharetorch.mpc.network import certificates, identity
 from sharetorch.mpc.network.identity import ALPN_CONTROL, ALPN_PEER, Identity, Peer, accept, dial, tls_failure, verify
+from tests.network.tools import WithoutCertificate
 
 
 def group(folder: Path, *ids: str) -> Path:
@@ -131,15 +132,6 @@ def refused(
                 raise tls_failure(error, "bob") from error
     other = listener.result()
     return str(caught.value), str(other)
-
-
-class WithoutCertificate(Identity):
-    def client_context(self, protocol: str) -> ssl.SSLContext:
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-        context.check_hostname = False
-        context.load_verify_locations(cafile=self._folder / "ca.crt")
-        context.set_alpn_protocols([protocol])
-        return context
 
 
 @pytest.mark.parametrize("protocol", [ALPN_PEER, ALPN_CONTROL])

@@ -92,16 +92,21 @@ def test_messages_arrive_in_order(connect: Open) -> None:
     assert ends.into.waited > 0
 
 
-def test_large_messages_both_ways_at_once(connect: Open) -> None:
-    """Neither side reads before it has handed over all it sends; more than the system buffers."""
+@pytest.mark.parametrize("size", [1 << 13, 1 << 16, 1 << 20])
+def test_large_messages_both_ways_at_once(connect: Open, size: int) -> None:
+    """Neither side reads before it has handed over all it sends; more than the system buffers.
+
+    The connection takes short ones until it is full, then a part of one; the longest are all written by the thread.
+    """
     there, back = connect(), connect(direction=BACK)
-    x = torch.arange(1 << 20)
-    for number in range(4):
-        there.out.send(Message(0, 1, number, "x", (x,), 1, 8 << 20))
-        back.out.send(Message(1, 0, number, "x", (x + 1,), 1, 8 << 20))
-    for number in range(4):
-        assert torch.equal(there.into.receive(number, "x", (Form(RING, (1 << 20,)),)).fields[0], x)
-        assert torch.equal(back.into.receive(number, "x", (Form(RING, (1 << 20,)),)).fields[0], x + 1)
+    x, count = torch.arange(size), (4 << 20) // size
+    for number in range(count):
+        there.out.send(Message(0, 1, number, "x", (x + number,), 1, 8 * size))
+        back.out.send(Message(1, 0, number, "x", (x - number,), 1, 8 * size))
+    assert there.out._waiting and back.out._waiting
+    for number in range(count):
+        assert torch.equal(there.into.receive(number, "x", (Form(RING, (size,)),)).fields[0], x + number)
+        assert torch.equal(back.into.receive(number, "x", (Form(RING, (size,)),)).fields[0], x - number)
 
 
 def test_heartbeats_keep_a_quiet_connection(connect: Open) -> None:

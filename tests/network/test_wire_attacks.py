@@ -209,7 +209,7 @@ def beat_after(place: Recorded) -> Recorded:
 
 
 def test_the_recording_can_be_read(ways: Ways) -> None:
-    assert set(ways) == {(0, 1), (1, 0), (0, 2), (1, 2), (2, 1)} or set(ways) >= {(0, 1), (1, 0), (0, 2), (1, 2)}
+    assert set(ways) >= {(0, 1), (1, 0), (2, 1)}
     for way in ways.values():
         assert [frame.sequence for frame in way] == list(range(len(way)))
         for frame in way:
@@ -257,7 +257,7 @@ def doors(keys: Path) -> Iterator[Doors]:
 
 def test_each_bit_of_a_header(ways: Ways, doors: Doors) -> None:
     """512 bits of each of four frames; nothing after a wrong header is read, so one connection serves them all."""
-    chosen = [ways[0, 1][0], ways[0, 1][-1], ways[0, 2][0], beat_after(ways[0, 1][1])]
+    chosen = [ways[0, 1][0], ways[0, 1][-1], ways[2, 1][0], beat_after(ways[0, 1][1])]
     ours, theirs = doors.open()
     for frame in chosen:
         for bit in range(512):

@@ -7,6 +7,7 @@ import json
 import os
 import queue
 import socket
+import ssl
 import subprocess
 import sys
 import threading
@@ -61,6 +62,17 @@ print("ready", flush=True)
 threading.Thread(target=lambda: (sys.stdin.read(), os._exit(0)), daemon=True).start()
 server.serve_forever()
 """
+
+
+class WithoutCertificate(Identity):
+    """Presents no certificate."""
+
+    def client_context(self, protocol: str) -> ssl.SSLContext:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        context.check_hostname = False
+        context.load_verify_locations(cafile=self._folder / "ca.crt")
+        context.set_alpn_protocols([protocol])
+        return context
 
 
 def make_keys(folder: Path, *ids: str) -> Path:
