@@ -58,6 +58,7 @@ def add_all(func: Any, xs: Sequence[Any], ys: Sequence[Any], *, alpha: Any = 1) 
     shadows = [on_shadows(_aten.add.Tensor, pair, scaled) for pair in zip(xs, ys, strict=True)]
     sums = zip(xs, shadows, ys, strict=True)
     write_sums([Sum(x, shadow, *combination(x, y, alpha)) for x, shadow, y in sums])
+    _changed(xs)
 
 
 @aten(_aten._foreach_mul_.Scalar)
@@ -67,6 +68,12 @@ def multiply_all(func: Any, xs: Sequence[Any], y: Any) -> None:
         _one_by_one(func, xs, y)
         return
     write_sums([Sum(x, x.shadow, *multiple(x, y)) for x in xs])
+    _changed(xs)
+
+
+def _changed(xs: Sequence[Any]) -> None:
+    """Tell PyTorch that tensors were changed in place: it counts that for single tensors only."""
+    torch.autograd.graph.increment_version(xs)
 
 
 def _one_by_one(func: Any, *args: Any, **kwargs: Any) -> Any:
@@ -79,7 +86,10 @@ def _one_by_one(func: Any, *args: Any, **kwargs: Any) -> Any:
         single(*(arg[i] if many else arg for arg, many in zip(args, listed, strict=True)), **kwargs)
         for i in range(len(args[0]))
     ]
-    return None if name.endswith("_") else made
+    if not name.endswith("_"):
+        return made
+    _changed(args[0])
+    return None
 
 
 def _multi_tensor(func: Any) -> Any:

@@ -90,6 +90,23 @@ def test_plain_optimizers_are_left_alone() -> None:
     assert seen == [None]
 
 
+def test_changes_in_place_are_counted(members: dict[str, Any]) -> None:
+    for change in (
+        lambda xs: torch._foreach_mul_(xs, 2.0),
+        lambda xs: torch._foreach_add_(xs, xs),
+        torch._foreach_neg_,
+    ):
+        x = share(torch.ones(2), members)
+        change([x])
+        assert x._version == 1
+    w = share(torch.ones(2), members).requires_grad_()
+    y = w * w
+    with torch.no_grad():
+        torch._foreach_mul_([w], 2.0)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        y.sum().backward()
+
+
 def test_other_multi_tensor_operations_run_one_by_one(members: dict[str, Any]) -> None:
     xs = [share(torch.tensor([1.0, 2.0]), members), share(torch.tensor([3.0]), members)]
     for x, expected in zip(torch._foreach_neg(xs), ([-1.0, -2.0], [-3.0]), strict=True):
