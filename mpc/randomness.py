@@ -38,7 +38,7 @@ Entropy = Callable[[int], bytes]
 _ZERO_NONCE = bytes(16)
 _BLOCK = 16
 _STEP = 1 << 18
-_PART = 1 << 18
+_PART = 1 << 20
 """Bytes worth a thread of their own."""
 _ZEROS = memoryview(bytes(_STEP))
 

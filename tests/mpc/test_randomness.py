@@ -49,7 +49,7 @@ def test_long_draws_continue_the_keystream(size: int) -> None:
 
 
 @pytest.mark.parametrize("first", [0, 1, 16, 23])
-@pytest.mark.parametrize("size", [(1 << 19) - 1, 1 << 19, (1 << 19) + 5, (1 << 20) + 16, 3 * (1 << 19) + 3])
+@pytest.mark.parametrize("size", [(1 << 21) - 1, 1 << 21, (1 << 21) + 5, (1 << 22) + 16, 3 * (1 << 20) + 3])
 def test_long_draws_by_several_threads_are_the_keystream(size: int, first: int, threads: None) -> None:
     whole = Cipher(algorithms.AES(KEY), modes.CTR((9 << 64).to_bytes(16, "big"))).encryptor().update(bytes(size + 99))
     one = Stream(KEY).successor(9)
@@ -61,7 +61,7 @@ def test_a_long_draw_of_a_stream_that_is_over_is_refused(threads: None) -> None:
     old = Stream(KEY)
     old.successor(1)
     with pytest.raises(CorrelationReusedError, match="over"):
-        old.bytes(1 << 20)
+        old.bytes(1 << 22)
 
 
 @pytest.mark.parametrize("operation", [0, 7, 65535, 65536, 65537, (1 << 40) + 3])
