@@ -21,7 +21,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
 
 @pytest.fixture
 def members() -> dict[str, Any]:
-    parties = [st.VirtualWorker(id=name) for name in ("alice", "bob", "provider")]
+    parties = [st.VirtualWorker(id=name) for name in ("stepping alice", "stepping bob", "stepping provider")]
     return {"parties": parties[:2], "crypto_provider": parties[2]}
 
 

@@ -19,7 +19,7 @@ class Share:
     """Sharing with the same members under one protocol."""
 
     def __init__(self, protocol: str) -> None:
-        self.alice, self.bob, self.provider = (st.VirtualWorker(id=name) for name in ("alice", "bob", "provider"))
+        self.alice, self.bob, self.provider = (st.VirtualWorker(id=name) for name in ("waiting alice", "waiting bob", "waiting provider"))
         self.protocol = protocol
 
     def __call__(self, x: Any, **options: Any) -> Any:
