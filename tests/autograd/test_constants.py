@@ -10,7 +10,8 @@ import sharetorch as st
 
 @pytest.fixture
 def x() -> Any:
-    alice, bob, provider = (st.VirtualWorker(id=name) for name in ("constant alice", "constant bob", "constant provider"))
+    names = ("constant alice", "constant bob", "constant provider")
+    alice, bob, provider = (st.VirtualWorker(id=name) for name in names)
     return torch.tensor([[1.0, -2.0], [0.5, 3.0]]).share(alice, bob, crypto_provider=provider, requires_grad=True)
 
 

@@ -19,7 +19,8 @@ class Share:
     """Sharing with the same members under one protocol."""
 
     def __init__(self, protocol: str) -> None:
-        self.alice, self.bob, self.provider = (st.VirtualWorker(id=name) for name in ("waiting alice", "waiting bob", "waiting provider"))
+        names = ("waiting alice", "waiting bob", "waiting provider")
+        self.alice, self.bob, self.provider = (st.VirtualWorker(id=name) for name in names)
         self.protocol = protocol
 
     def __call__(self, x: Any, **options: Any) -> Any:
