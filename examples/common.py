@@ -25,7 +25,7 @@ import sharetorch as st
 from sharetorch import datasets
 from sharetorch.datasets import Dataset
 
-PROTOCOLS = ("securenn", "securenn-paper")
+PROTOCOLS = ("tables", "tables-wan", "fss", "securenn", "securenn-paper")
 LOSS_SCALE = 2.0
 """Factor of the squared error. A power of two costs nothing on shared numbers; 2 suits the default learning rate."""
 LOSS_WINDOW = 10
