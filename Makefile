@@ -5,10 +5,10 @@ PYTHON ?= python3
 VENV := .venv
 PY := $(VENV)/bin/python
 ARGS ?=
-WORKERS ?= 2
+WORKERS ?= 3
 
 # Tests run by `pytest`, not `python -m pytest`: that puts the root on the path, where bare `import mpc` would work.
-# One thread for each test worker: two workers fill two cores.
+# One thread for each test worker. Three of them fill two cores: many tests wait for processes of theirs.
 ONE_THREAD := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 NUMBA_NUM_THREADS=1
 
 .DEFAULT_GOAL := help
@@ -44,7 +44,7 @@ infer: $(VENV)/.installed-examples
 	$(PY) examples/private_inference.py --plain $(ARGS)
 
 test: $(VENV)/.installed-dev $(VENV)/.installed-examples $(VENV)/.installed-data
-	$(ONE_THREAD) $(VENV)/bin/pytest tests docs/tutorials --nbmake -n $(WORKERS) --durations=15 $(ARGS)
+	$(ONE_THREAD) $(VENV)/bin/pytest tests docs/tutorials --nbmake -n $(WORKERS) --dist worksteal --durations=15 $(ARGS)
 
 test-big: $(VENV)/.installed-dev $(VENV)/.installed-examples $(VENV)/.installed-data
 	$(ONE_THREAD) $(VENV)/bin/pytest tests -m big $(ARGS)

@@ -7,15 +7,10 @@ Each function here is run by all members alike. Material lives inside one operat
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import Any, Generic, TypeVar
 
-import numpy as np
-from numpy.typing import NDArray
-
-from sharetorch.mpc import kernels
-from sharetorch.mpc.channel import BYTES, RING, Form
+from sharetorch.mpc.channel import RING, Form
 from sharetorch.mpc.errors import CorrelationReusedError, ShapeError
 from sharetorch.mpc.party import Party
 from sharetorch.mpc.ring import Elements
@@ -78,35 +73,3 @@ async def dealt_shares(party: Party, label: str, shape: Any, value: Callable[[],
         return OneTime(label, party.stream(party.provider, label).uniform(shape, party.ring))
     (correction,) = await party.receive(party.provider, label, Form(RING, tuple(shape)))
     return OneTime(label, correction)
-
-
-def random_bits(party: Party, label: str, shape: tuple[int, ...]) -> OneTime[NDArray[np.uint8]]:
-    """XOR shares of uniform bits. At the provider: the bits. No bytes."""
-    count = math.prod(shape)
-    if not party.is_provider:
-        return OneTime(label, party.stream(party.provider, label).bits(count).reshape(shape))
-    total = party.stream(0, label).bits(count)
-    for rank in range(1, party.parties):
-        total = total ^ party.stream(rank, label).bits(count)
-    return OneTime(label, total.reshape(shape))
-
-
-async def dealt_bits(
-    party: Party, label: str, shape: tuple[int, ...], value: Callable[[], NDArray[np.uint8]]
-) -> OneTime[NDArray[np.uint8]]:
-    """XOR shares of bits the provider computes; ``value`` is called at the provider only.
-
-    Cost: one bit per bit (packed), offline, from the provider to the last party.
-    """
-    count = math.prod(shape)
-    if party.is_provider:
-        dealt = value()
-        rest = dealt.reshape(-1)
-        for rank in range(party.parties - 1):
-            rest = rest ^ party.stream(rank, label).bits(count)
-        party.send(party.parties - 1, label, kernels.pack_bits(rest), offline=True)
-        return OneTime(label, dealt)
-    if not party.is_last:
-        return OneTime(label, party.stream(party.provider, label).bits(count).reshape(shape))
-    (packed,) = await party.receive(party.provider, label, Form(BYTES, ((count + 7) // 8,)))
-    return OneTime(label, kernels.unpack_bits(packed, count).reshape(shape))

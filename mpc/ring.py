@@ -322,6 +322,21 @@ def ring_of(modulus: int | None) -> Ring:
     return WordField(modulus) if modulus <= _WORD_FIELD_LIMIT else WideField(modulus)
 
 
+def ring_bits(ring: Ring, what: str) -> int:
+    """l of a ring of 2^l elements.
+
+    Args:
+        ring: where the shares live.
+        what: is done there, as the error says it: "Truncation".
+
+    Raises:
+        ModulusError: a field.
+    """
+    if not isinstance(ring, PowerRing):
+        raise ModulusError(f"{what} works in rings Z_2^l, not in {ring!r}: share without field=.")
+    return ring.bits
+
+
 def next_prime(n: int) -> int:
     """The smallest prime above ``n``, for those who want a prime field."""
     return int(gmpy2.next_prime(n))

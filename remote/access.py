@@ -119,7 +119,7 @@ def usable(node: Node, number: int, call: Call) -> Record:
             not told apart.
     """
     record = node.objects.get(number)
-    if record is None or (node.private and not visible(node, record, call)):
+    if record is None or not visible(node, record, call):
         raise ObjectNotFoundError(
             f"{node.id} has no object {number}: it was deleted, fetched or moved, or it belongs to somebody else. Send "
             "the data again."

@@ -316,6 +316,25 @@ def _weight_norm_backward(grad: Tensor, v: Tensor, g: Tensor, norms: Tensor, dim
     _require_contiguous(grad, norms)
 
 
+# ------------------------------------------------------------------------------------------------ several tensors at once
+
+
+@_checks("_foreach_add_", "_foreach_mul_")
+def _in_place(selves: list[Tensor], others: Any, **_: Any) -> None:
+    """What torch would find wrong with a later tensor must not be found when earlier ones are written already."""
+    _require(all(x.is_floating_point() for x in selves), "tensors of integers, to be changed together")
+    if isinstance(others, list):
+        _require(len(others) == len(selves), "lists of different lengths")
+        for x, y in zip(selves, others, strict=True):
+            if isinstance(y, Tensor):
+                _require_shape(y, x.shape, "An operand")
+                _require(y.dtype == x.dtype, "operands of several dtypes")
+            else:
+                _require(not isinstance(y, complex), "a complex number, to be written into a tensor of real ones")
+    else:
+        _require(isinstance(others, (int, float)), "an operand that is neither a list nor a real number")
+
+
 # --------------------------------------------------------------------------------------- losses, softmax and distances
 
 

@@ -226,6 +226,8 @@ def perform(node: Node, operator: Operator, args: list[Any], kwargs: dict[str, A
             f"{operator.name} tells a number that depends on values you may not read. Use a mask or "
             "torch.where instead."
         )
+    if operator.named:
+        operator.require_names(args, kwargs)
     try:
         if operator.measured:
             limits.check(node, operator, args, kwargs)

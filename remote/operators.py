@@ -71,6 +71,9 @@ RUNS: dict[str, Callable[..., Any]] = {
 _COPIES_AT_TIMES = {"reshape", "contiguous"}
 """Operations whose schema promises a view, and that may copy."""
 
+_WITHOUT_RESULTS = {"aten::_linalg_check_errors", "aten::_foreach_add_", "aten::_foreach_mul_"}
+"""Operations that give nothing: they raise, or write."""
+
 _FOREIGN = ("Storage", "Stream", "Generator", "Dimname", "Dict", "List[t]", "AnyEnumType", "List[str]", "__torch__")
 """Types of arguments that no message can hold."""
 
@@ -86,6 +89,7 @@ class Operator(NamedTuple):
         tensors: places, and names, of the arguments that may be tensors.
         required: those among them that cannot be left out.
         writes: place and name of the arguments it changes.
+        named: place and name of the arguments that are dtypes, layouts and memory formats.
         uninitialised: whether the result's memory comes as it is.
         tells: whether a result's shape depends on values.
         tells_of: whether it does so for these arguments; None if that depends on the operation alone.
@@ -107,6 +111,7 @@ class Operator(NamedTuple):
     tensors: frozenset[int | str]
     required: frozenset[int | str]
     writes: tuple[tuple[int, str], ...]
+    named: tuple[tuple[int, str], ...]
     uninitialised: bool
     tells: bool
     tells_of: _Tells | None
@@ -178,6 +183,17 @@ class Operator(NamedTuple):
             raise MalformedRequestError(f"{self.name} takes {len(arguments)} arguments, not {len(args)}.")
         return placed, named
 
+    def require_names(self, args: list[Any], kwargs: dict[str, Any]) -> None:
+        """Refuse a number where a dtype, a layout or a memory format belongs: torch would take it for a code, unseen.
+
+        Raises:
+            MalformedRequestError: one was given.
+        """
+        for place, name in self.named:
+            value = args[place] if place < len(args) else kwargs.get(name)
+            if isinstance(value, (int, float, complex)):
+                raise MalformedRequestError(f"{self.name} needs a {name} such as torch.float32, not {value}.")
+
     def require_given(self, place: int | str) -> None:
         """Refuse None where a tensor belongs: some kernels look at it without asking whether it is there.
 
@@ -207,6 +223,19 @@ def _positional(overload: Any) -> tuple[tuple[str, bool, Any], ...]:
     )
 
 
+_NAMED = ("ScalarType", "Layout", "MemoryFormat")
+"""Types that schemas else show as numbers."""
+
+
+def _named(overload: Any) -> tuple[tuple[int, str], ...]:
+    """Place and name of the arguments that are dtypes, layouts and memory formats."""
+    return tuple(
+        (place, argument.name)
+        for place, argument in enumerate(overload._schema.arguments)
+        if any(kind in str(argument.real_type) for kind in _NAMED)
+    )
+
+
 def _writes(overload: Any, base: str) -> tuple[tuple[int, str], ...]:
     """Place and name of the arguments an operation changes."""
     untold = WRITES_UNTOLD.get(base, ())
@@ -223,12 +252,14 @@ class Known(NamedTuple):
     Attributes:
         name: as it crosses a wire.
         reshapes: whether it changes the shape of its first argument in place.
+        several: whether it changes a list of tensors in place.
         writes: places and names of the arguments it changes.
         overload: torch's own.
     """
 
     name: str
     reshapes: bool
+    several: bool
     writes: frozenset[int | str]
     overload: Any
 
@@ -241,7 +272,8 @@ def known_as(func: Any) -> Known:
     known = _known.get(id(func))  # to hash an overload takes as long as all of this
     if known is None:
         writes = (part for write in _writes(func, str(func).split(".")[1]) for part in write)
-        known = _known[id(func)] = Known(str(func), torch.Tag.inplace_view in func.tags, frozenset(writes), func)
+        reshapes, several = torch.Tag.inplace_view in func.tags, func._schema.name.startswith("aten::_foreach_")
+        known = _known[id(func)] = Known(str(func), reshapes, several, frozenset(writes), func)
     return known
 
 
@@ -298,7 +330,7 @@ def _serves(form: Any) -> bool:
     if schema.name == "aten::set_" and schema.overload_name not in ("", "source_Tensor"):
         return False
     if not schema.returns:
-        return str(schema.name) == "aten::_linalg_check_errors"
+        return str(schema.name) in _WITHOUT_RESULTS
     return all("Tensor" in str(result.type) for result in schema.returns)
 
 
@@ -329,6 +361,7 @@ def _operator(name: str, base: str, overload: Any) -> Operator:
         frozenset(tensors),
         frozenset(required),
         _writes(overload, base),
+        _named(overload),
         base in UNINITIALISED,
         base in TELLING,
         TELLING_AT_TIMES.get(base),

@@ -77,6 +77,8 @@ class PointerTensor(Claimed, torch.Tensor):
                 func(*args, **(kwargs or {}))
         if form == "written":
             return args[0]
+        if known.several:
+            torch.autograd.graph.increment_version(args[0])  # torch counts writes to single tensors only
         results = [operands.result(meta, pointer_to) for meta in reply.results]
         return results[0] if form == "one" else results
 

@@ -17,6 +17,7 @@ ALLOWED = frozenset(
     """
     _adaptive_avg_pool2d _adaptive_avg_pool2d_backward _adaptive_avg_pool3d _adaptive_avg_pool3d_backward
     _batch_norm_with_update _cdist_backward _cdist_forward _chunk_cat _conj _conj_physical _fft_c2c _fft_c2r _fft_r2c
+    _foreach_add_ _foreach_mul_
     _histogramdd_bin_edges _histogramdd_from_bin_cts _histogramdd_from_bin_tensors _linalg_check_errors _linalg_det
     _linalg_eigh _linalg_slogdet _linalg_solve_ex _linalg_svd _log_softmax _log_softmax_backward_data
     _native_batch_norm_legit _native_batch_norm_legit_no_training _pdist_backward _pdist_forward _prelu_kernel

@@ -30,7 +30,7 @@ from numpy.typing import NDArray
 
 from sharetorch.mpc.channel import WORDS, Form
 from sharetorch.mpc.cost import Cost
-from sharetorch.mpc.errors import MembersError, ModulusError
+from sharetorch.mpc.errors import MembersError
 from sharetorch.mpc.kernels import dcf
 from sharetorch.mpc.kernels.fixed_key import KEY_BYTES, FixedKeyHash
 from sharetorch.mpc.party import Party
@@ -38,7 +38,7 @@ from sharetorch.mpc.protocols.arithmetic import multiply
 from sharetorch.mpc.protocols.opening import Operand, masked
 from sharetorch.mpc.protocols.selection import Chosen, Prices
 from sharetorch.mpc.provider import OneTime, dealt_shares
-from sharetorch.mpc.ring import WORD_BITS, Elements, PowerRing
+from sharetorch.mpc.ring import WORD_BITS, Elements, ring_bits
 from sharetorch.mpc.share import ArithmeticShare
 
 I64 = NDArray[np.int64]
@@ -48,7 +48,7 @@ CHUNK = 1 << 14
 """Elements whose keys are one message of 25 MB, so that parties can use keys while the provider makes the next."""
 
 
-def ring_bits(party: Party) -> int:
+def comparing_bits(party: Party) -> int:
     """Bits of the ring, after checking that function secret sharing can run.
 
     Raises:
@@ -60,9 +60,7 @@ def ring_bits(party: Party) -> int:
             f"Function secret sharing compares for 2 parties and a provider; this session has {party.parties} "
             'parties. Share with two parties, or with protocol="tables", which serves any number.'
         )
-    if not isinstance(party.ring, PowerRing):
-        raise ModulusError(f"Function secret sharing compares in Z_2^64, not in {party.ring!r}: share without field=.")
-    return party.ring.bits
+    return ring_bits(party.ring, "Function secret sharing")
 
 
 async def at_least(party: Party, x: ArithmeticShare, thresholds: Sequence[int]) -> ArithmeticShare:
@@ -77,7 +75,7 @@ async def at_least(party: Party, x: ArithmeticShare, thresholds: Sequence[int]) 
     whatever the number of thresholds.
     Leaks: nothing.
     """
-    bits, shape, count = ring_bits(party), x.data.shape, x.data.numel()
+    bits, shape, count = comparing_bits(party), x.data.shape, x.data.numel()
     (public,) = await masked(party, x)
     dealt = await dealt_shares(party, "top bit of the mask", (count,), lambda: _top_bits(public, bits))
     if party.is_provider:
@@ -120,7 +118,7 @@ async def choose(
     Cost: ``choose_cost``: 2 rounds, 8 bytes for x and each other operand and 8 for b.
     Leaks: nothing.
     """
-    ring_bits(party)
+    comparing_bits(party)
     await masked(party, x, *operands)
     bit = ArithmeticShare((await at_least(party, x, (threshold,))).data[0])
     return Chosen(bit, tuple([await multiply(party, operand, bit) for operand in operands]))
@@ -132,7 +130,7 @@ async def equal_zero(party: Party, x: ArithmeticShare) -> ArithmeticShare:
     Cost: ``equal_zero_cost``: 1 round, 8 bytes an element; offline 3120 to each party.
     Leaks: nothing.
     """
-    bits, count = ring_bits(party), x.data.numel()
+    bits, count = comparing_bits(party), x.data.numel()
     (public,) = await masked(party, x)
     if party.is_provider:
         deal_keys(party, _both_ways(_flat(public.mask), bits), np.ones(2 * count, np.uint64), bits)

@@ -21,17 +21,17 @@ from torch import Tensor
 from sharetorch.mpc import odd_ring
 from sharetorch.mpc.channel import RING, Form
 from sharetorch.mpc.cost import Cost
-from sharetorch.mpc.errors import MembersError, ModulusError
+from sharetorch.mpc.errors import MembersError
 from sharetorch.mpc.party import Party
 from sharetorch.mpc.protocols.private_compare import ABOVE, BELOW, private_compare, share_bits
-from sharetorch.mpc.ring import PowerRing
+from sharetorch.mpc.ring import ring_bits
 from sharetorch.mpc.share import ArithmeticShare
 
 U8 = NDArray[np.uint8]
 U64 = NDArray[np.uint64]
 
 
-def ring_bits(party: Party) -> int:
+def comparing_bits(party: Party) -> int:
     """Bits of the ring, after checking that SecureNN can run.
 
     Raises:
@@ -43,9 +43,7 @@ def ring_bits(party: Party) -> int:
             f"SecureNN compares for 2 parties and a provider; this session has {party.parties} parties. "
             "Share with two parties to compare, or use linear operations and products only."
         )
-    if not isinstance(party.ring, PowerRing):
-        raise ModulusError(f"SecureNN compares in Z_2^64, not in {party.ring!r}: share without field=.")
-    return party.ring.bits
+    return ring_bits(party.ring, "SecureNN")
 
 
 async def non_negative(party: Party, a: ArithmeticShare) -> ArithmeticShare:
@@ -59,7 +57,7 @@ async def non_negative(party: Party, a: ArithmeticShare) -> ArithmeticShare:
     P1; offline 64.
     Leaks: nothing.
     """
-    bits = ring_bits(party)
+    bits = comparing_bits(party)
     count = a.data.numel()
     mask, symbols = await _deal_mask(party, count, bits)
     if party.is_provider:

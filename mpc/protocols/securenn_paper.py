@@ -26,7 +26,7 @@ from sharetorch.mpc.errors import ShapeError
 from sharetorch.mpc.party import Party
 from sharetorch.mpc.protocols.arithmetic import bilinear_cost, multiply, refresh
 from sharetorch.mpc.protocols.private_compare import ABOVE, ALWAYS, BELOW, private_compare, share_bits
-from sharetorch.mpc.protocols.securenn import ring_bits
+from sharetorch.mpc.protocols.securenn import comparing_bits
 from sharetorch.mpc.share import ArithmeticShare
 
 U8 = NDArray[np.uint8]
@@ -184,7 +184,7 @@ async def derivative_of_relu(party: Party, a: ArithmeticShare) -> ArithmeticShar
 
     Cost: 8 rounds; 160 bytes an element from each party, 88 from P2; offline 80.
     """
-    bits = ring_bits(party)
+    bits = comparing_bits(party)
     flat = a.data.reshape(-1)
     doubled = party.ring.reduce(2 * flat)
     msb = await compute_msb(party, await share_convert(party, doubled, bits), flat.numel(), bits)

@@ -38,7 +38,7 @@ from sharetorch.mpc.protocols.planes import DealtPlanes, dealt_bytes, dealt_plan
 from sharetorch.mpc.protocols.radix_tree import Tree, tree
 from sharetorch.mpc.protocols.selection import Chosen, Prices, TruncatedRelu
 from sharetorch.mpc.provider import OneTime, dealt_shares
-from sharetorch.mpc.ring import Elements, PowerRing
+from sharetorch.mpc.ring import Elements, ring_bits
 from sharetorch.mpc.share import ArithmeticShare
 
 Words = NDArray[np.int64]
@@ -71,15 +71,8 @@ class _Material(NamedTuple):
     planes: OneTime[DealtPlanes]
 
 
-def ring_bits(party: Party) -> int:
-    """Bits of the ring.
-
-    Raises:
-        ModulusError: a field.
-    """
-    if not isinstance(party.ring, PowerRing):
-        raise ModulusError(f"Comparison by tables works in Z_2^64, not in {party.ring!r}: share without field=.")
-    return party.ring.bits
+def _bits(party: Party) -> int:
+    return ring_bits(party.ring, "Comparison by tables")
 
 
 def _flat(x: Elements) -> Words:
@@ -148,7 +141,7 @@ async def choose(
     Cost: ``choose_cost``: 4 rounds for short digits, 3 for long ones; x and the operands opened, and 34 or 25 bits.
     Leaks: nothing.
     """
-    bits, shape, count = ring_bits(party), tuple(x.data.shape), x.data.numel()
+    bits, shape, count = _bits(party), tuple(x.data.shape), x.data.numel()
     for operand in operands:
         if tuple(operand.data.shape) != shape:
             raise ShapeError(f"A bit of shape {shape} multiplies shares of its shape, not {tuple(operand.data.shape)}.")
@@ -189,7 +182,7 @@ async def _open(party: Party, *shares: ArithmeticShare) -> list[Operand]:
 
 def _product(party: Party, opened: Planes, operand: Operand, a: Words, am: Words) -> Words:
     d, m = _flat(operand.opened), _flat(operand.mask)
-    return bit_planes.choose_words(opened, d, m, a, am, ring_bits(party), lead=party.is_leader)
+    return bit_planes.choose_words(opened, d, m, a, am, _bits(party), lead=party.is_leader)
 
 
 async def at_least(party: Party, x: ArithmeticShare, thresholds: Sequence[int], digits: Shape) -> ArithmeticShare:
@@ -204,7 +197,7 @@ async def at_least(party: Party, x: ArithmeticShare, thresholds: Sequence[int], 
     Cost: ``at_least_cost``: 4 rounds for short digits; 8 bytes an element, and 34 bits for each threshold.
     Leaks: nothing.
     """
-    bits, shape, count, cases = ring_bits(party), tuple(x.data.shape), x.data.numel(), len(thresholds)
+    bits, shape, count, cases = _bits(party), tuple(x.data.shape), x.data.numel(), len(thresholds)
     (public,) = await masked(party, x)
     plan = tree(bits - 1, *digits)
     r = _flat(public.mask) if party.is_provider else None
@@ -223,7 +216,7 @@ async def equal_zero(party: Party, x: ArithmeticShare, digits: Shape) -> Arithme
     Cost: ``equal_zero_cost``: 4 rounds for short digits; 8 bytes and 21 bits an element.
     Leaks: nothing.
     """
-    bits, shape, count = ring_bits(party), tuple(x.data.shape), x.data.numel()
+    bits, shape, count = _bits(party), tuple(x.data.shape), x.data.numel()
     (public,) = await masked(party, x)
     plan = tree(bits, *digits, equality=True)
     r = _flat(public.mask) if party.is_provider else None
@@ -256,7 +249,7 @@ async def truncated_relu(party: Party, x: ArithmeticShare, divisor: int, digits:
     Cost: ``truncated_relu_cost``: 4 rounds for short digits, 8 bytes and 34 bits an element.
     Leaks: nothing, as for ``truncation.truncate``.
     """
-    bits, shape, count = ring_bits(party), tuple(x.data.shape), x.data.numel()
+    bits, shape, count = _bits(party), tuple(x.data.shape), x.data.numel()
     if divisor & (divisor - 1) or not 1 <= divisor <= 1 << (bits - 2):
         raise ModulusError(
             f"Truncation and comparison from one opening divide by powers of two up to 2^{bits - 2}, not by {divisor}; "

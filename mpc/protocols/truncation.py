@@ -27,7 +27,7 @@ from sharetorch.mpc.party import Party
 from sharetorch.mpc.protocols.arithmetic import multiply
 from sharetorch.mpc.protocols.mask_comparison import carry_table, less_than_mask, mask_digits
 from sharetorch.mpc.provider import OneTime, dealt_shares, random_shares
-from sharetorch.mpc.ring import PowerRing
+from sharetorch.mpc.ring import ring_bits
 from sharetorch.mpc.share import ArithmeticShare
 
 
@@ -38,11 +38,7 @@ class _Ring(NamedTuple):
 
 
 def _ring(party: Party, divisor: int) -> _Ring:
-    if not isinstance(party.ring, PowerRing):
-        raise ModulusError(
-            f"Truncation works in rings of 2^l elements, not in {party.ring!r}: share without field= to multiply reals."
-        )
-    bits = party.ring.bits
+    bits = ring_bits(party.ring, "Truncation")
     _check_divisor(divisor, bits)
     return _Ring(bits, 1 << (bits - 1), divisor * ((1 << (bits - 2)) // divisor))
 

@@ -13,37 +13,28 @@ from torch import Tensor
 
 from sharetorch.mpc.fixedpoint import Encoding, encode
 from sharetorch.mpc.session import Session
-from sharetorch.mpc.tensor.shared import Handle, SharedTensor, fresh_shadow
+from sharetorch.mpc.tensor.shared import LateHandle, SharedTensor, fresh_shadow
 
 
-class Constant(Handle):
-    """A claim on an object that holds one public number everywhere, made when its number is first asked for.
+class Constant(LateHandle):
+    """A claim on an object that holds one public number everywhere.
 
     Attributes:
         value: the number; None once there is an object, whose contents may change.
     """
 
-    __slots__ = ("_number", "_shape", "value")
+    __slots__ = ("_shape", "value")
 
     def __init__(self, session: Session, value: float, shape: torch.Size, encoding: Encoding) -> None:
-        self.session, self.encoding = session, encoding
+        super().__init__(session, encoding)
         self._shape = shape
-        self._number: int | None = None
         self.value: float | None = value
 
-    @property
-    def number(self) -> int:  # type: ignore[override]
-        """The object's number; makes the object."""
-        if self._number is None:
-            assert self.value is not None
-            filled = torch.full(self._shape, self.value, dtype=torch.float64)
-            (self._number,) = self.session.command("constant", values=encode(filled, self.encoding))
-            self.value = None
-        return self._number
-
-    def __del__(self) -> None:
-        if self._number is not None:
-            self.session.free(self._number)
+    def _make(self) -> None:
+        assert self.value is not None
+        filled = torch.full(self._shape, self.value, dtype=torch.float64)
+        (self._number,) = self.session.command("constant", values=encode(filled, self.encoding))
+        self.value = None
 
 
 def constant(value: float, shadow: Tensor, like: SharedTensor) -> SharedTensor:

@@ -11,41 +11,34 @@ from __future__ import annotations
 import copy
 import weakref
 from abc import abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 from sharetorch.mpc.errors import ShareTorchError
 from sharetorch.mpc.fixedpoint import INTEGERS, Encoding
 from sharetorch.mpc.protocols.bilinear import BilinearMap
 from sharetorch.mpc.session import Session, Waiting
-from sharetorch.mpc.tensor.shared import Handle, SharedTensor
+from sharetorch.mpc.tensor.shared import Handle, LateHandle, SharedTensor
 
 
-class PendingHandle(Handle):
+class PendingHandle(LateHandle):
     """A claim on one result of a command that may still wait."""
 
-    __slots__ = ("__weakref__", "_number", "pending")
+    __slots__ = ("__weakref__", "pending")
 
     def __init__(self, pending: Pending, encoding: Encoding) -> None:
-        self.session, self.encoding = pending.session, encoding
-        self._number: int | None = None
+        super().__init__(pending.session, encoding)
         self.pending: Pending | None = pending
         pending.handles.append(weakref.ref(self))
 
-    @property
-    def number(self) -> int:  # type: ignore[override]
-        """The object's number; gives the command if it waits."""
-        if self.pending is not None:
-            self.pending.settle()
-        assert self._number is not None
-        return self._number
+    def _make(self) -> None:
+        assert self.pending is not None
+        self.pending.settle()
 
     def arrive(self, number: int) -> None:
         """Take the number of the result."""
         self._number, self.pending = number, None
-
-    def __del__(self) -> None:
-        if self._number is not None:
-            self.session.free(self._number)
 
 
 class Pending(Waiting):
@@ -72,13 +65,18 @@ class Pending(Waiting):
         self.session.forget(self)
         if self._error is not None:
             raise copy.copy(self._error)
-        try:
-            with self.session.costs.on_behalf(self._asked):
-                numbers = self.give()
-        except ShareTorchError as error:
-            self._error = copy.copy(error)  # without the traceback, which holds what is to be forgotten
-            raise
+        with self.session.costs.on_behalf(self._asked), self.remembering():
+            numbers = self.give()
         self.arrive(numbers)
+
+    @contextmanager
+    def remembering(self) -> Iterator[None]:
+        """Keep the error of the block for later, without its traceback, which holds what is to be forgotten."""
+        try:
+            yield
+        except ShareTorchError as error:
+            self._error = copy.copy(error)
+            raise
 
     def arrive(self, numbers: tuple[int, ...]) -> None:
         """Hand out the numbers of the results; those that nobody wants are freed."""
@@ -123,7 +121,8 @@ class Product(Pending):
         """Product and ReLU together: numbers of ReLU and bit. The product's own result arrives, too."""
         self.session.forget(self)
         public = {key: self._public[key] for key in ("function", "divisor")}
-        value, bit, product = self._command("rectified_product", 3, **public)
+        with self.remembering():
+            value, bit, product = self._command("rectified_product", 3, **public)
         self.arrive((product,))
         return value, bit
 

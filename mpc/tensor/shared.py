@@ -95,6 +95,32 @@ class Handle:
         return f"Handle({self.number}, {self.encoding.name})"
 
 
+class LateHandle(Handle):
+    """A claim on an object that is made when its number is first asked for."""
+
+    __slots__ = ("_number",)
+
+    def __init__(self, session: Session, encoding: Encoding) -> None:
+        self.session, self.encoding = session, encoding
+        self._number: int | None = None
+
+    @property
+    def number(self) -> int:  # type: ignore[override]
+        """The object's number; makes the object."""
+        if self._number is None:
+            self._make()
+        assert self._number is not None
+        return self._number
+
+    def _make(self) -> None:
+        """Make the object and set its number."""
+        raise ProtocolError("A handle that cannot make its object.")
+
+    def __del__(self) -> None:
+        if self._number is not None:
+            self.session.free(self._number)
+
+
 class Mark:
     """Whether a storage holds bits only."""
 

@@ -48,10 +48,19 @@ def _all_real(*lists: Sequence[Any]) -> bool:
     return all(isinstance(x, SharedTensor) and not x.encoding.integer for tensors in lists for x in tensors)
 
 
+def _apart(targets: Sequence[Any], sources: Sequence[Any]) -> bool:
+    """Whether no target shares memory with another one, or with what is added to another one."""
+    places = [x.shadow.untyped_storage()._cdata for x in targets]
+    if len(set(places)) != len(places):
+        return False
+    place_of = {place: i for i, place in enumerate(places)}
+    return all(place_of.get(y.shadow.untyped_storage()._cdata, i) == i for i, y in enumerate(sources))
+
+
 @aten(_aten._foreach_add_.List)
 def add_all(func: Any, xs: Sequence[Any], ys: Sequence[Any], *, alpha: Any = 1) -> None:
     """x += alpha * y for every pair."""
-    if not _all_real(xs, ys):
+    if not _all_real(xs, ys) or not _apart(xs, ys):
         _one_by_one(func, xs, ys, alpha=alpha)
         return
     scaled = {} if alpha == 1 else {"alpha": alpha}
@@ -64,7 +73,7 @@ def add_all(func: Any, xs: Sequence[Any], ys: Sequence[Any], *, alpha: Any = 1) 
 @aten(_aten._foreach_mul_.Scalar)
 def multiply_all(func: Any, xs: Sequence[Any], y: Any) -> None:
     """x *= y for every x."""
-    if not _all_real(xs):
+    if not _all_real(xs) or not _apart(xs, ()):
         _one_by_one(func, xs, y)
         return
     write_sums([Sum(x, x.shadow, *multiple(x, y)) for x in xs])

@@ -272,7 +272,7 @@ def test_names_are_looked_up_when_they_are_used() -> None:
         "print('VirtualWorker' in vars(virtual), virtual.VirtualWorker.__name__, 'VirtualWorker' in vars(virtual), "
         "'sklearn' in sys.modules)"
     )
-    done = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, timeout=60)
+    done = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, timeout=250)
     assert done.returncode == 0, done.stderr
     assert done.stdout.split() == ["False", "VirtualWorker", "True", "False"]
 

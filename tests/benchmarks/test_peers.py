@@ -40,7 +40,7 @@ def run(script: str, folder: Path, *options: str, peers: Path | None = None) -> 
     results = folder / "results.json"
     command = [sys.executable, str(FOLDER / script), "--quick", "--json", str(results), *options]
     done = subprocess.run(
-        command, cwd=ROOT, env=surroundings(peers or folder / "peers"), capture_output=True, text=True, timeout=110
+        command, cwd=ROOT, env=surroundings(peers or folder / "peers"), capture_output=True, text=True, timeout=280
     )
     assert done.returncode == 0, done.stdout + done.stderr
     found: dict[str, Any] = json.loads(results.read_text(encoding="utf-8"))

@@ -114,6 +114,6 @@ def test_figures_have_no_exponent(value: float, text: str) -> None:
 def test_command_line_writes_the_same_page_every_time(tmp_path: Path) -> None:
     (tmp_path / "results.json").write_text(json.dumps(RESULTS))
     for name in ("first.md", "second.md"):
-        subprocess.run([sys.executable, SCRIPT, tmp_path / "results.json", tmp_path / name], check=True, timeout=60)
+        subprocess.run([sys.executable, SCRIPT, tmp_path / "results.json", tmp_path / name], check=True, timeout=250)
     assert (tmp_path / "first.md").read_text(encoding="utf-8") == TABLE["markdown"](RESULTS)
     assert (tmp_path / "first.md").read_bytes() == (tmp_path / "second.md").read_bytes()

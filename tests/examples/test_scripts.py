@@ -17,7 +17,7 @@ SMALL = ("--dataset", "digits", "--train-items", "48", "--test-items", "24")
 
 def run(script: str, *options: object) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, str(EXAMPLES / script), *map(str, options)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=100)
+    return subprocess.run(command, capture_output=True, text=True, timeout=280)
 
 
 def results(script: str, folder: Path, *options: object) -> tuple[str, dict[str, Any]]:

@@ -7,7 +7,7 @@ from sharetorch.mpc import testing
 from sharetorch.mpc.errors import CorrelationReusedError, ShapeError
 from sharetorch.mpc.party import Party
 from sharetorch.mpc.protocols.arithmetic import multiply
-from sharetorch.mpc.provider import OneTime, dealt_shares, random_bits, random_shares
+from sharetorch.mpc.provider import OneTime, dealt_shares, random_shares
 from sharetorch.mpc.randomness import SECRET_BYTES, PairSecret, fresh_stream
 from sharetorch.mpc.share import ArithmeticShare
 
@@ -128,18 +128,6 @@ def test_dealt_shares_add_up_to_what_was_dealt(n: int) -> None:
 
     *parts, _ = testing.run(testing.session(n), deal)
     assert sum(parts).tolist() == list(range(8))
-
-
-@pytest.mark.parametrize("n", [2, 3, 5])
-def test_random_bits_add_up_to_what_the_provider_knows(n: int) -> None:
-    async def draw(party: Party) -> torch.Tensor:
-        return torch.from_numpy(random_bits(party, "bits", (3, 7)).take())
-
-    *parts, total = testing.run(testing.session(n), draw)
-    found = parts[0]
-    for part in parts[1:]:
-        found = found ^ part
-    assert torch.equal(found, total)
 
 
 @pytest.mark.parametrize("n", [2, 3, 5])

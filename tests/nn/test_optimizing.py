@@ -107,6 +107,18 @@ def test_changes_in_place_are_counted(members: dict[str, Any]) -> None:
         y.sum().backward()
 
 
+def test_tensors_that_occur_twice_change_one_after_the_other(members: dict[str, Any]) -> None:
+    def run(place: Any) -> list[list[float]]:
+        x, y = place(torch.tensor([1.0, 2.0])), place(torch.tensor([0.5, 0.25]))
+        torch._foreach_add_([x, x], [y, y])
+        torch._foreach_add_([x, y], [y, x])
+        torch._foreach_mul_([x, x[:1]], 2.0)
+        torch._foreach_add_([y, x], [x[:1].expand(2), y])
+        return [(t.get() if hasattr(t, "handle") else t).tolist() for t in (x, y)]
+
+    assert run(lambda t: share(t, members)) == run(lambda t: t.clone())
+
+
 def test_other_multi_tensor_operations_run_one_by_one(members: dict[str, Any]) -> None:
     xs = [share(torch.tensor([1.0, 2.0]), members), share(torch.tensor([3.0]), members)]
     for x, expected in zip(torch._foreach_neg(xs), ([-1.0, -2.0], [-3.0]), strict=True):

@@ -15,7 +15,8 @@ Worker = st.VirtualWorker
 
 OPTIMIZERS: dict[str, Callable[[Any], torch.optim.Optimizer]] = {
     "SGD": lambda p: torch.optim.SGD(p, lr=0.1),
-    "SGD momentum": lambda p: torch.optim.SGD(p, lr=0.05, momentum=0.9, weight_decay=0.01, nesterov=True),
+    "SGD momentum": lambda p: torch.optim.SGD(p, lr=0.05, momentum=0.9, dampening=0.1),
+    "SGD nesterov": lambda p: torch.optim.SGD(p, lr=0.05, momentum=0.9, weight_decay=0.01, nesterov=True),
     "Adam": lambda p: torch.optim.Adam(p, lr=0.01),
     "AdamW amsgrad": lambda p: torch.optim.AdamW(p, lr=0.01, amsgrad=True),
     "RMSprop": lambda p: torch.optim.RMSprop(p, lr=0.01),
@@ -68,6 +69,34 @@ def test_fifty_steps_are_bit_equal_to_local_training(bob: Worker, name: str) -> 
     assert [loss.get().item() for loss in remote] == [loss.item() for loss in local]
     assert local[-1] < local[0]
     there.get()
+    assert_same(there, here)
+
+
+def test_a_step_of_sgd_is_one_request_for_each_operation(bob: Worker) -> None:
+    model = mlp().send(bob)
+    (x, y), optimizer = data(), torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    x, y = x.send(bob), y.send(bob)
+    train(model, x, y, optimizer, steps=2)
+    before, versions = bob.audit.total, [p._version for p in model.parameters()]
+    optimizer.step()
+    assert [entry.request for entry in list(bob.audit)[before - bob.audit.total :]] == [
+        "aten._foreach_mul_.Scalar", "aten._foreach_add_.List", "aten._foreach_add_.List",
+    ]  # fmt: skip
+    assert [p._version for p in model.parameters()] == [version + 1 for version in versions]
+    assert optimizer.param_groups[0]["foreach"] is None
+
+
+def test_parameters_at_two_workers_are_stepped_one_by_one(bob: Worker, alice: Worker) -> None:
+    (x, y), here, there = data(), mlp(), mlp()
+    there[:2].send(bob), there[2:].send(alice)
+    for model, move in ((here, lambda a: a), (there, lambda a: a.move(alice, requires_grad=True))):
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+        first, target = (x, y) if model is here else (x.send(bob), y.send(alice))
+        for _ in range(3):
+            optimizer.zero_grad()
+            functional.cross_entropy(model[2:](move(model[:2](first))), target).backward()
+            optimizer.step()
+    there[:2].get(), there[2:].get()
     assert_same(there, here)
 
 

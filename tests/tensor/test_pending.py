@@ -174,6 +174,17 @@ def test_an_error_comes_each_time_the_result_is_asked_for() -> None:
     close(w, numbers(5, 6, seed=1))
 
 
+def test_an_error_of_two_commands_in_one_comes_from_both() -> None:
+    share = Share("tables")
+    x, w = share(numbers(4, 6)), share(numbers(5, 6, seed=1))
+    y = F.linear(x, w)
+    z = torch.relu(y)
+    share.alice.store.pop(x.handle.number)
+    for result in (z, y, z, y):
+        with pytest.raises(ObjectGoneError):
+            result.get()
+
+
 def test_nothing_is_left_behind() -> None:
     share = Share("tables")
     x, w = share(numbers(1, 1, 4, 4)), share(numbers(3, 4, seed=1))
