@@ -316,7 +316,7 @@ def _weight_norm_backward(grad: Tensor, v: Tensor, g: Tensor, norms: Tensor, dim
     _require_contiguous(grad, norms)
 
 
-# ------------------------------------------------------------------------------------------------ several tensors at once
+# ---------------------------------------------------------------------------------------------- several tensors at once
 
 
 @_checks("_foreach_add_", "_foreach_mul_")
