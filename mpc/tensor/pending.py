@@ -53,6 +53,7 @@ class Pending(Waiting):
         self.session = session
         self.handles: list[weakref.ref[PendingHandle]] = []
         self._error: ShareTorchError | None = None
+        self._given = False
         self._asked = session.costs.asked()
         session.wait(self)
 
@@ -65,13 +66,16 @@ class Pending(Waiting):
         self.session.forget(self)
         if self._error is not None:
             raise copy.copy(self._error)
+        if self._given:
+            return
         with self.session.costs.on_behalf(self._asked), self.remembering():
             numbers = self.give()
         self.arrive(numbers)
 
     @contextmanager
     def remembering(self) -> Iterator[None]:
-        """Keep the error of the block for later, without its traceback, which holds what is to be forgotten."""
+        """Give the command in the block; keep its error for later, but not the traceback, which holds operands."""
+        self._given = True
         try:
             yield
         except ShareTorchError as error:

@@ -127,8 +127,8 @@ def test_training_by_pointers_is_the_same_bit_for_bit(
     here, _, _ = trained(st.VirtualWorker(id=f"pipelining {name}"), OPTIMIZERS[name], 20, *cnn(1))
     assert all(torch.equal(*pair) for pair in zip(ahead, behind, strict=True))
     assert all(torch.equal(*pair) for pair in zip(ahead, here, strict=True))
-    assert min(sent[3:]) >= 50 and set(waits[3:]) == {1}  # the loss
-    assert min(one_by_one[3:]) >= 50
+    assert min(sent[3:]) >= 25 and set(waits[3:]) == {1}  # the loss
+    assert min(one_by_one[3:]) >= 25
 
 
 def test_a_step_far_away_takes_few_round_trips(far: Worker) -> None:
