@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 import torch
 
-
 WHOLE_RUNS = ("network/test_frontend.py", "tensor/test_more_parties.py")
 """Tests of minutes, begun first: other workers do the rest meanwhile."""
 
