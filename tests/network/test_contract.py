@@ -18,6 +18,7 @@ from torch.nn import functional as F
 import sharetorch as st
 from sharetorch.mpc import operations
 from sharetorch.mpc.cost import Traffic
+from sharetorch.mpc.protocols.suite import SUITES
 from sharetorch.mpc.tensor.shared import SharedTensor
 from tests.network.tools import make_keys, start_group
 
@@ -110,12 +111,12 @@ def _refreshed(share: Share) -> list[Any]:
     return [x.refresh(), x.copy()]
 
 
-ANY_NUMBER = (_products, _shapes, _convolutions, _integers, _refreshed)
-TWO_PARTIES = (*ANY_NUMBER, _comparisons, _extremes, _orders, _functions, _truncations, _training)
+LOCAL_OR_PRODUCTS = (_products, _shapes, _convolutions, _integers, _refreshed)
+ALL = (*LOCAL_OR_PRODUCTS, _comparisons, _extremes, _orders, _functions, _truncations, _layers, _training)
 CASES = [
-    *((program, 2, protocol) for program in TWO_PARTIES for protocol in ("securenn", "securenn-paper")),
-    *((program, count, "securenn") for program in ANY_NUMBER for count in (3, 4)),
-    *((program, 3, "tables") for program in (_orders, _layers, _training)),
+    *((program, 2, protocol) for protocol in SUITES if protocol != "plaintext" for program in ALL),
+    *((program, 3, "tables") for program in ALL),
+    *((program, 4, "tables") for program in LOCAL_OR_PRODUCTS),
 ]
 TOLERANCE = {_training: 64 * UNIT, _functions: 64 * UNIT}
 
