@@ -215,3 +215,16 @@ def test_in_debugging_nothing_waits() -> None:
         y = torch.relu(F.linear(x, w))
         assert "check_range" in operations(x.session)
     close(y, F.linear(numbers(4, 6), numbers(5, 6, seed=1)).relu())
+
+
+def test_a_command_given_with_another_is_not_given_again() -> None:
+    """Something else, such as a traceback, may keep it alive while the session gives all that waits."""
+    share = Share("tables")
+    x, w = share(numbers(4, 4)), share(numbers(4, 4, seed=1))
+    with x.session.costs.listen() as heard:
+        product = F.linear(x, w)
+        kept = product.handle.pending
+        rectified = torch.relu(product)
+        x.session.sync()
+    close(rectified, torch.relu(F.linear(numbers(4, 4), numbers(4, 4, seed=1))))
+    assert kept is not None and heard.by_operation["rectified_product"].traffic.operations == 1
