@@ -5,10 +5,10 @@ PYTHON ?= python3
 VENV := .venv
 PY := $(VENV)/bin/python
 ARGS ?=
-WORKERS ?= 3
+WORKERS ?= 2
 
 # Tests run by `pytest`, not `python -m pytest`: that puts the root on the path, where bare `import mpc` would work.
-# One thread for each test worker. Three of them fill two cores: many tests wait for processes of theirs.
+# One thread for each test worker: two workers fill two cores.
 ONE_THREAD := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 NUMBA_NUM_THREADS=1
 
 .DEFAULT_GOAL := help
