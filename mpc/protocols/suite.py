@@ -14,7 +14,7 @@ import torch
 
 from sharetorch.mpc.errors import UnsupportedOperationError
 from sharetorch.mpc.party import Party
-from sharetorch.mpc.protocols import arithmetic, fss, securenn, securenn_paper, selection, tables, truncation
+from sharetorch.mpc.protocols import arithmetic, fss, pairs, securenn, securenn_paper, selection, tables, truncation
 from sharetorch.mpc.protocols.bilinear import BilinearMap, Product
 from sharetorch.mpc.share import ArithmeticShare
 
@@ -91,9 +91,9 @@ class Suite(ABC):
         """Send a gradient back along the trail of a maximum over n elements."""
         return await selection.route_tree(party, gradient, trail, n)
 
-    def trail_rows(self, n: int) -> int:
-        """Size of dimension 0 of a trail."""
-        return selection.tree_rows(n)
+    def trail_rows(self, shape: Sequence[int]) -> int:
+        """Size of dimension 0 of the trail of maxima over dimension 0 of that shape."""
+        return selection.tree_rows(shape[0])
 
 
 class SecureNN(Suite):
@@ -144,7 +144,7 @@ class SecureNNPaper(Suite):
         stacked = index.data.unsqueeze(0).expand(n, *index.data.shape)
         return await selection.equal_zero(party, ArithmeticShare(stacked - places if party.is_leader else stacked + 0))
 
-    def trail_rows(self, n: int) -> int:
+    def trail_rows(self, shape: Sequence[int]) -> int:
         """One row: the index."""
         return 1
 
@@ -188,6 +188,21 @@ class Tables(Suite):
     def prices(self, parties: int) -> selection.Prices:
         """Those of the tables."""
         return tables.prices(parties, self.digits)
+
+    async def maximum(self, party: Party, x: ArithmeticShare) -> selection.Maximum:
+        """By pairs where that pays, by a tree otherwise."""
+        found = pairs.maximum_by_pairs if pairs.pays(x.data.shape) else selection.maximum_tree
+        return await found(party, x)
+
+    async def route(self, party: Party, gradient: ArithmeticShare, trail: ArithmeticShare, n: int) -> ArithmeticShare:
+        """As the maximum of that shape was found."""
+        if pairs.pays((n, *gradient.data.shape)):
+            return await pairs.route_one_hot(party, gradient, trail)
+        return await selection.route_tree(party, gradient, trail, n)
+
+    def trail_rows(self, shape: Sequence[int]) -> int:
+        """As many as elements by pairs, one less by a tree."""
+        return shape[0] if pairs.pays(shape) else selection.tree_rows(shape[0])
 
 
 class FSS(Suite):

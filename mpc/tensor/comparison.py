@@ -96,7 +96,7 @@ def maximum(x: SharedTensor) -> Extreme:
     """Maximum over dimension 0, where it stands (first of equals), and the trail."""
     value, index, trail = x.session.command("maximum", x.handle.number, outputs=3)
     shadow = x.shadow[0]
-    rows = x.session.suite.trail_rows(x.shape[0])
+    rows = x.session.suite.trail_rows(x.shape)
     return Extreme(
         make(x.session, value, x.encoding, shadow),
         make(x.session, index, INTEGERS, shadow),

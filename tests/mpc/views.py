@@ -24,7 +24,7 @@ from sharetorch.mpc.channel import Message
 from sharetorch.mpc.cost import DRIVER
 from sharetorch.mpc.kernels import reference
 from sharetorch.mpc.party import Party
-from sharetorch.mpc.protocols import functions, planes, private_compare, securenn_paper, selection, truncation
+from sharetorch.mpc.protocols import functions, pairs, planes, private_compare, securenn_paper, selection, truncation
 from sharetorch.mpc.protocols.arithmetic import bilinear, multiply
 from sharetorch.mpc.protocols.bilinear import MatrixProduct
 from sharetorch.mpc.session import Session
@@ -347,6 +347,11 @@ def _maximum_and_route(session: Session, value: int) -> None:
     session.command("route", put_equal(session, value, COUNT // 4), trail, n=4)
 
 
+def _maximum_by_pairs(session: Session, value: int) -> None:
+    x = torch.tensor([3, value, 3, value - 1]).repeat_interleave(COUNT // 4).reshape(4, -1)
+    testing.run(session, pairs.maximum_by_pairs, put_under_equal_shares(session, x))
+
+
 def _sort_and_unsort(stop: int = 4, *, ordered: bool = True, stable: bool = False) -> Run:
     def run(session: Session, value: int) -> None:
         x = torch.tensor([3, value, 3, value - 1]).repeat_interleave(COUNT // 4).reshape(4, -1)
@@ -404,6 +409,8 @@ CASES = {
     "truncated relu by tables, 3 parties": Case(unary(_truncated_relu, COUNT), "tables", 3),
     "maximum and route by tables": Case(_maximum_and_route, "tables"),
     "maximum and route by tables, 3 parties": Case(_maximum_and_route, "tables", 3),
+    "maximum by pairs": Case(_maximum_by_pairs, "tables"),
+    "maximum by pairs, 3 parties": Case(_maximum_by_pairs, "tables", 3),
     "sort and unsort": Case(_sort_and_unsort()),
     "sort and unsort as published": Case(_sort_and_unsort(), "securenn-paper"),
     "sort and unsort by tables": Case(_sort_and_unsort(), "tables"),
