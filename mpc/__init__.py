@@ -16,8 +16,9 @@ channel      messages and in-memory channels
 timing       where the time goes while one thread steps all members
 party        one member as its protocols see it
 provider     correlated randomness
-protocols    opening, bilinear, arithmetic, planes, radix_tree, mask_comparison, truncation, products, private_compare,
-             securenn, securenn_paper, selection, pairs, sorting, tables, fss, functions, suite
+protocols    opening, bilinear, arithmetic, planes, radix_tree, mask_comparison, truncation, scaled_truncation,
+             products, private_compare, securenn, securenn_paper, selection, pairs, sorting, tables, fss, functions,
+             suite
 linear       local operations
 operations   the command table
 preparing    the provider's part of a program, made ahead

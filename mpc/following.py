@@ -440,6 +440,15 @@ def _write_all(c: _Command) -> Labels:
     return tuple(_target(c, out, int(target), places) for (target, places, _), out in writes)
 
 
+def _descend(c: _Command) -> Labels:
+    """What the first target of a step becomes is added to the second one."""
+    labels: list[Label | None] = []
+    for (first, sources, _, second), moved_out, out in zip(c.public["steps"], c.outs[::2], c.outs[1::2], strict=True):
+        changed = _target(c, moved_out, int(first), sources)
+        labels += [changed, elementwise([c.labels[second], changed], [c.shapes[second], moved_out], out, "combine")]
+    return tuple(labels)
+
+
 def _target(c: _Command, out: Shape, target: int, sources: Sequence[int]) -> Label | None:
     """What a target written to as a whole holds afterwards."""
     made_by = None if len(sources) == 1 else "combine"
@@ -477,6 +486,7 @@ RULES: dict[str, Rule] = {
     "refresh": _each(None),
     "write": _write,
     "write_all": _write_all,
+    "descend": _descend,
     "check_range": _each(None),
 }
 """Rules by the name of the operation; a test compares them with the command table."""

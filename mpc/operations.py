@@ -14,13 +14,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sharetorch.mpc import linear
+from sharetorch.mpc import kernels, linear
 from sharetorch.mpc.errors import RangeCheckError, UnsupportedOperationError
 from sharetorch.mpc.party import Party
 from sharetorch.mpc.protocols import arithmetic, functions, selection, sorting
 from sharetorch.mpc.protocols import products as beaver
 from sharetorch.mpc.protocols.bilinear import BilinearMap
 from sharetorch.mpc.protocols.products import Term
+from sharetorch.mpc.protocols.scaled_truncation import Scaling, truncate_and_scale
 from sharetorch.mpc.ring import Elements
 from sharetorch.mpc.share import ArithmeticShare
 
@@ -297,6 +298,48 @@ async def write_all(
     for target, total in zip(targets, sums, strict=True):
         target.write(total.data)
     return tuple(targets)
+
+
+@operation
+async def descend(
+    party: Party,
+    *shares: ArithmeticShare,
+    steps: Sequence[tuple[int, Sequence[int], Sequence[int], int]],
+    scaling: tuple[int, int, int],
+) -> Result:
+    """Two ``write`` after one another from one opening, for several pairs of targets: what momentum does.
+
+    Args:
+        party: this member.
+        shares: objects.
+        steps: (place of the first target, places of its sources, factors, place of the second target). The first
+            target becomes the sum of factors times sources, divided by 2^s; to the second one is added what the first
+            one has become, times a / 2^digits.
+        scaling: s, a, digits.
+    """
+    terms = [([shares[k] for k in places], factors) for _, places, factors, _ in steps]
+    sizes = [shares[first].data.numel() for first, _, _, _ in steps]
+    whole = ArithmeticShare(torch.empty(sum(sizes), dtype=torch.int64, device="meta" if party.is_provider else "cpu"))
+    if not party.is_provider:
+        for part, (held, factors) in zip(whole.data.split(sizes), terms, strict=True):
+            _weigh_into(part, party, held, factors)
+    found = await truncate_and_scale(party, whole, Scaling(*map(int, scaling)))
+    written: list[ArithmeticShare] = []
+    for (first, _, _, second), y, z in zip(steps, *(part.data.split(sizes) for part in found), strict=True):
+        shares[first].write(y.view(shares[first].data.shape))
+        shares[second].add(z.view(shares[second].data.shape))
+        written += [shares[first], shares[second]]
+    return tuple(written)
+
+
+def _weigh_into(out: Tensor, party: Party, shares: Sequence[ArithmeticShare], factors: Sequence[int]) -> None:
+    """Write a sum of shares times public integers behind one another into ``out``, shape (n,)."""
+    parts = [share.data for share in shares]
+    if len(parts) == 2 and all(part.is_contiguous() and part.numel() == out.numel() for part in parts):
+        (x, y), (a, b) = (part.numpy().reshape(-1) for part in parts), factors
+        kernels.weighted_sum(x, y, a, b, out.numpy())
+    else:
+        out.copy_(_weighted(party, shares, factors).data.reshape(-1))
 
 
 async def _divided_together(

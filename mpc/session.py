@@ -12,7 +12,7 @@ import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Callable, MutableMapping, Sequence
 from contextlib import AbstractContextManager
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from torch import Tensor
 
@@ -47,16 +47,20 @@ class Waiting(ABC):
 
     Attributes:
         passed_over: whether it waits until somebody asks for its results, or something is written.
+        writes: whether it writes to objects; then it waits alone, and is given even if nobody holds it.
     """
 
     passed_over = False
+    writes = False
 
     @abstractmethod
     def settle(self) -> None:
         """Give the command."""
 
 
-_WRITING = frozenset({"write", "write_all"})
+W = TypeVar("W", bound=Waiting)
+
+_WRITING = frozenset({"write", "write_all", "descend"})
 
 
 class Preparations:
@@ -99,7 +103,7 @@ class Session(ABC):
         self.ring = ring
         self.suite = suite
         self.costs = Ledger(self.sync)
-        self._waiting: list[weakref.ref[Waiting]] = []
+        self._waiting: list[Callable[[], Waiting | None]] = []
         self.debug = False
         self.vault: Any = None
         self._members = (*self.parties, provider) if provider is not None else self.parties
@@ -110,8 +114,17 @@ class Session(ABC):
         return f"<{type(self).__name__} {names}{provider}, {self.suite.name}>"
 
     def wait(self, command: Waiting) -> None:
-        """Let a command wait until the next one."""
-        self._waiting.append(weakref.ref(command))
+        """Let a command wait until the next one; what reads and what writes do not wait together."""
+        if command.writes or any(made.writes for made in self._who_waits()):
+            self._settle_all()
+        self._waiting.append((lambda: command) if command.writes else weakref.ref(command))
+
+    def _who_waits(self) -> list[Waiting]:
+        return [made for find in self._waiting if (made := find()) is not None]
+
+    def waiting(self, kind: type[W]) -> W | None:
+        """A command of a kind that waits, if there is one."""
+        return next((made for made in self._who_waits() if isinstance(made, kind)), None)
 
     def forget(self, command: Waiting) -> None:
         """A command no longer waits."""

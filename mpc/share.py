@@ -76,6 +76,13 @@ class ArithmeticShare:
             np.copyto(self.data.numpy(), data.numpy())
         self.root.touch()
 
+    def add(self, data: Tensor) -> None:
+        """Add words to the contents in place, modulo 2^64, seen by all views."""
+        if not self.data.is_meta:
+            held = self.data.numpy()
+            np.add(held, data.numpy(), out=held)
+        self.root.touch()
+
     def forget_opening(self) -> None:
         """Drop the masked opening: after a failed operation some members may have it and others not."""
         self.masked = self.root.masked = None

@@ -23,8 +23,11 @@ from sharetorch.mpc.kernels._threads import thread_count as thread_count
 from sharetorch.mpc.kernels.bits import pack_bits as pack_bits
 from sharetorch.mpc.kernels.bits import unpack_bits as unpack_bits
 from sharetorch.mpc.kernels.combine import beaver_combine as beaver_combine
+from sharetorch.mpc.kernels.combine import scaled_truncation as scaled_truncation
+from sharetorch.mpc.kernels.combine import scaled_truncation_mask as scaled_truncation_mask
 from sharetorch.mpc.kernels.combine import truncation_combine as truncation_combine
 from sharetorch.mpc.kernels.combine import truncation_mask as truncation_mask
+from sharetorch.mpc.kernels.combine import weighted_sum as weighted_sum
 from sharetorch.mpc.kernels.matmul import batched_matmul as batched_matmul
 from sharetorch.mpc.kernels.matmul import batched_matmul_add as batched_matmul_add
 from sharetorch.mpc.kernels.matmul import matmul as matmul
@@ -46,10 +49,13 @@ __all__ = [
     "matmul_add",
     "pack_bits",
     "reduce_words",
+    "scaled_truncation",
+    "scaled_truncation_mask",
     "set_thread_count",
     "share_bits",
     "thread_count",
     "truncation_combine",
     "truncation_mask",
     "unpack_bits",
+    "weighted_sum",
 ]

@@ -69,6 +69,24 @@ def beaver_combine(e: Words, f: Words, u: Words, v: Words, z: Words, *, leader: 
     return out
 
 
+@kernel(_INPUT, _INPUT, INT, INT, writable("int64"), INT, INT)
+def _weighted_part(x: Words, y: Words, a: int, b: int, out: Words, begin: int, end: int) -> None:
+    x, y, out = x[begin:end], y[begin:end], out[begin:end]
+    for i in range(out.size):
+        out[i] = a * x[i] + b * y[i]
+
+
+def weighted_sum(x: Words, y: Words, a: int, b: int, out: Words) -> None:
+    """Write a x + b y into ``out``; all int64, shape (n,).
+
+    Raises:
+        ShapeError: lengths differ or a vector is not contiguous.
+        TypeError: a vector is not int64.
+    """
+    check_vectors(np.int64, x=x, y=y, out=out)
+    in_parts(lambda begin, end: _weighted_part(x, y, a, b, out, begin, end), out.size, PART)
+
+
 @kernel(_INPUT, _INPUT, _INPUT, _INPUT, INT, INT, INT, writable("int64"), INT, INT)
 def _truncation_part(
     own: Words,
@@ -170,4 +188,127 @@ def truncation_mask(r: Words, fraction_bits: int, ring_bits: int = WORD_BITS) ->
     out = np.empty((2, r.size), np.int64)
     m, t = out
     in_parts(lambda begin, end: _mask_part(r, fraction_bits, ring_bits, m, t, begin, end), r.size, PART)
+    return out
+
+
+@kernel(_INPUT, INT, INT, INT, INT, writable("int64"), INT, INT)
+def _scaled_mask_part(
+    r: Words, fraction_bits: int, factor: int, digits: int, ring_bits: int, dealt: Words, begin: int, end: int
+) -> None:
+    top, n = ring_bits - 1, r.size
+    low, rest = (1 << top) - 1, (1 << digits) - 1
+    r, m, t = r[begin:end], dealt[begin:end], dealt[n + begin : n + end]
+    scaled = dealt[2 * n + begin : 2 * n + end]
+    for i in range(r.size):
+        m[i] = (r[i] & low) >> fraction_bits
+        t[i] = (r[i] >> top) & 1
+        scaled[i] = (m[i] >> digits) * factor + (((m[i] & rest) * factor) >> digits)
+
+
+@kernel(_INPUT, _INPUT, _INPUT, INT, INT, INT, INT, INT, writable("int64"), INT, INT)
+def _scaled_truncation_part(
+    own: Words, others: Words, dealt: Words, fraction_bits: int, factor: int, digits: int, ring_bits: int, lead: int,
+    out: Words, begin: int, end: int,
+) -> None:  # fmt: skip
+    top, n = ring_bits - 1, own.size
+    low, rest = (1 << top) - 1, (1 << digits) - 1
+    offset, unused = 1 << (top - 1), 64 - ring_bits
+    own, others, m, t = own[begin:end], others[begin:end], dealt[begin:end], dealt[n + begin : n + end]
+    scaled, y, z = dealt[2 * n + begin : 2 * n + end], out[begin:end], out[n + begin : n + end]
+    for i in range(own.size):
+        c = own[i] + others[i] + offset
+        top_bit = (c >> top) & 1
+        carry = lead * top_bit + (1 - 2 * top_bit) * t[i]
+        public = ((c & low) >> fraction_bits) - (offset >> fraction_bits)
+        quotient = (carry << (top - fraction_bits)) - m[i] + lead * public
+        product = (public >> digits) * factor + (((public & rest) * factor) >> digits)
+        product = ((carry * factor) << (top - fraction_bits - digits)) - scaled[i] + lead * product
+        y[i] = (quotient << unused) >> unused
+        z[i] = (product << unused) >> unused
+
+
+def _check_scaled(fraction_bits: int, factor: int, digits: int, ring_bits: int) -> None:
+    if not (0 <= fraction_bits and 0 <= digits and fraction_bits + digits <= ring_bits - 2 <= WORD_BITS - 2):
+        raise ValueError(
+            f"Cannot cut {fraction_bits} and {digits} bits off a ring of {ring_bits} bits; at most {ring_bits - 2}, "
+            "of 64."
+        )
+    if digits + factor.bit_length() > WORD_BITS - 2:
+        raise ValueError(f"A factor of {factor.bit_length()} bits and {digits} digits; together at most 62.")
+
+
+def scaled_truncation_mask(
+    r: Words, fraction_bits: int, factor: int, digits: int, ring_bits: int = WORD_BITS
+) -> Words:
+    """Give m and t as ``truncation_mask``, and floor(m factor / 2^digits).
+
+    Args:
+        r: the mask, int64, shape (n,).
+        fraction_bits: f.
+        factor: public, of either sign.
+        digits: of the factor.
+        ring_bits: l.
+
+    Returns:
+        int64, shape (3 n,), one row behind the other.
+
+    Raises:
+        ShapeError: the vector is not contiguous.
+        TypeError: it is not int64.
+        ValueError: the numbers of bits are out of range.
+    """
+    check_vectors(np.int64, r=r)
+    _check_scaled(fraction_bits, factor, digits, ring_bits)
+    out = np.empty(3 * r.size, np.int64)
+    in_parts(
+        lambda begin, end: _scaled_mask_part(r, fraction_bits, factor, digits, ring_bits, out, begin, end),
+        r.size,
+        PART,
+    )
+    return out
+
+
+def scaled_truncation(
+    own: Words, others: Words, dealt: Words, fraction_bits: int, factor: int, digits: int,
+    ring_bits: int = WORD_BITS, *, leader: bool,
+) -> Words:  # fmt: skip
+    """Give this party's shares of y = x / 2^fraction_bits and of y factor / 2^digits, after x + r was opened.
+
+    With c and the carry u of ``truncation_combine``, y = p - m + u 2^(l-1-f) for a public p, as integers. So
+
+        floor(p factor / 2^digits) - floor(m factor / 2^digits) + u factor 2^(l-1-f-digits)
+
+    is y factor / 2^digits rounded down or up, the latter as often as makes the mean exact, since m is uniform.
+
+    Args:
+        own: this party's share of x + r, int64, shape (n,).
+        others: the sum of the other parties' shares of x + r, int64, shape (n,).
+        dealt: this party's additive share of what ``scaled_truncation_mask`` gives, int64, shape (3 n,).
+        fraction_bits: f.
+        factor: public, of either sign.
+        digits: of the factor; f + digits <= l - 2.
+        ring_bits: l.
+        leader: exactly one party adds the public terms.
+
+    Returns:
+        int64, shape (2 n,), one row behind the other, in [-2^(l-1), 2^(l-1)).
+
+    Raises:
+        ShapeError: lengths differ or a vector is not contiguous.
+        TypeError: a vector is not int64.
+        ValueError: the numbers of bits are out of range.
+    """
+    check_vectors(np.int64, own=own, others=others)
+    check_vectors(np.int64, dealt=dealt)
+    if dealt.size != 3 * own.size:
+        raise ShapeError(f"{dealt.size} dealt words for {own.size} elements; 3 for each are due.")
+    _check_scaled(fraction_bits, factor, digits, ring_bits)
+    out = np.empty(2 * own.size, np.int64)
+    in_parts(
+        lambda begin, end: _scaled_truncation_part(
+            own, others, dealt, fraction_bits, factor, digits, ring_bits, int(leader), out, begin, end
+        ),
+        own.size,
+        PART,
+    )
     return out

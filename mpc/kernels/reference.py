@@ -34,6 +34,11 @@ def beaver_combine(e: Tensor, f: Tensor, u: Tensor, v: Tensor, z: Tensor, *, lea
     return share + e * f if leader else share
 
 
+def weighted_sum(x: Tensor, y: Tensor, a: int, b: int) -> Tensor:
+    """Give a x + b y modulo 2^64."""
+    return a * x + b * y
+
+
 def truncation_combine(
     own: Tensor, others: Tensor, m: Tensor, t: Tensor, fraction_bits: int, ring_bits: int = 64, *, leader: bool
 ) -> Tensor:
@@ -54,6 +59,40 @@ def truncation_mask(r: Tensor, fraction_bits: int, ring_bits: int = 64) -> Tenso
     """Give m = floor((r mod 2^(l-1)) / 2^f) and t, the top bit of r, for f = fraction_bits and l = ring_bits."""
     low = (1 << (ring_bits - 1)) - 1
     return torch.stack([(r & low) >> fraction_bits, (r >> (ring_bits - 1)) & 1])
+
+
+def scaled_truncation_mask(r: Tensor, fraction_bits: int, factor: int, digits: int, ring_bits: int = 64) -> Tensor:
+    """Give m and t as ``truncation_mask``, and floor(m factor / 2^digits); shape (3, n)."""
+    m, t = truncation_mask(r, fraction_bits, ring_bits)
+    return torch.stack([m, t, _scaled(m, factor, digits)])
+
+
+def scaled_truncation(
+    own: Tensor, others: Tensor, dealt: Tensor, fraction_bits: int, factor: int, digits: int, ring_bits: int = 64, *,
+    leader: bool,
+) -> Tensor:  # fmt: skip
+    """Give this party's shares of y = x / 2^fraction_bits and of y factor / 2^digits; shape (2, n)."""
+    m, t, scaled = dealt
+    y = truncation_combine(own, others, m, t, fraction_bits, ring_bits, leader=leader)
+    top = ring_bits - 1
+    c = own + others + (1 << (top - 1))
+    top_bit = (c >> top) & 1
+    step = _word(factor << (top - fraction_bits - digits))
+    z = (1 - 2 * top_bit) * t * step - scaled
+    if leader:
+        public = ((c & ((1 << top) - 1)) >> fraction_bits) - (1 << (top - 1 - fraction_bits))
+        z = z + top_bit * step + _scaled(public, factor, digits)
+    return torch.stack([y, (z << (64 - ring_bits)) >> (64 - ring_bits)])
+
+
+def _scaled(x: Tensor, factor: int, digits: int) -> Tensor:
+    """floor(x factor / 2^digits) modulo 2^64, by integers of any size."""
+    return torch.tensor([_word((value * factor) >> digits) for value in x.tolist()], dtype=torch.int64).reshape(x.shape)
+
+
+def _word(number: int) -> int:
+    """The same number modulo 2^64, as a signed word."""
+    return (number + (1 << 63)) % (1 << 64) - (1 << 63)
 
 
 def reduce_words(words: Tensor, modulus: int, offset: int, more: Callable[[int], Tensor]) -> Tensor:

@@ -49,7 +49,9 @@ def elements_of(name: str, shapes: Sequence[Shape], public: Mapping[str, Any], l
     if name == "products":
         return sum(math.prod(f.shape(shapes[i], shapes[j])) for f, i, j, _ in public["terms"])
     if name == "write_all":
-        return max(math.prod(np.broadcast_shapes(*(shapes[k] for k in sources))) for _, sources, _ in public["writes"])
+        return max(_broadcast(shapes, sources) for _, sources, _ in public["writes"])
+    if name == "descend":
+        return sum(_broadcast(shapes, sources) for _, sources, _, _ in public["steps"])
     values, function = public.get("values"), public.get("function")
     if isinstance(values, Tensor):
         shapes = [tuple(values.shape), *shapes] if public.get("public_first") else [*shapes, tuple(values.shape)]
@@ -67,6 +69,11 @@ def elements_of(name: str, shapes: Sequence[Shape], public: Mapping[str, Any], l
     if _product(shapes) <= limit:
         return 0
     return math.prod(np.broadcast_shapes(*shapes)) if name != "constant" else max(map(math.prod, shapes))
+
+
+def _broadcast(shapes: Sequence[Shape], places: Sequence[int]) -> int:
+    """Elements of a sum of operands."""
+    return math.prod(np.broadcast_shapes(*(shapes[k] for k in places)))
 
 
 def _local(shapes: Sequence[Shape], public: Mapping[str, Any], limit: int) -> int:

@@ -1,6 +1,8 @@
 """In-place sums and products with a factor, the steps of an optimizer: one command and one truncation each.
 
-The multi-tensor forms that optimizers have (``torch._foreach_*``) do it for all parameters in the same rounds.
+The multi-tensor forms that optimizers have (``torch._foreach_*``) do it for all parameters in the same rounds. Momentum
+is three of them: b *= m, b += g, p -= l b. The first two wait for the third, and all become one command with one
+opening (``protocols.scaled_truncation``).
 """
 
 from __future__ import annotations
@@ -10,11 +12,15 @@ from typing import Any
 
 import torch
 
+from sharetorch.mpc.fixedpoint import Encoding
+from sharetorch.mpc.protocols.scaled_truncation import Scaling
+from sharetorch.mpc.ring import WORD_BITS, PowerRing
+from sharetorch.mpc.session import Waiting
 from sharetorch.mpc.tensor import shared
-from sharetorch.mpc.tensor.arithmetic import combination, is_scalar, multiple
+from sharetorch.mpc.tensor.arithmetic import Debug, check_factor, combination, is_scalar, multiple
 from sharetorch.mpc.tensor.shared import SharedTensor, aten
 from sharetorch.mpc.tensor.structural import on_shadows
-from sharetorch.mpc.tensor.writing import Sum, in_place, write_sum, write_sums
+from sharetorch.mpc.tensor.writing import Sum, in_place, require_writable, write_sum, write_sums
 
 _aten = torch.ops.aten
 
@@ -48,13 +54,136 @@ def _all_real(*lists: Sequence[Any]) -> bool:
     return all(isinstance(x, SharedTensor) and not x.encoding.integer for tensors in lists for x in tensors)
 
 
+def _place(x: Any) -> int:
+    """Where a tensor's memory is."""
+    place: int = x.shadow.untyped_storage()._cdata
+    return place
+
+
 def _apart(targets: Sequence[Any], sources: Sequence[Any]) -> bool:
     """Whether no target shares memory with another one, or with what is added to another one."""
-    places = [x.shadow.untyped_storage()._cdata for x in targets]
+    places = [_place(x) for x in targets]
     if len(set(places)) != len(places):
         return False
     place_of = {place: i for i, place in enumerate(places)}
-    return all(place_of.get(y.shadow.untyped_storage()._cdata, i) == i for i, y in enumerate(sources))
+    return all(place_of.get(_place(y), i) == i for i, y in enumerate(sources))
+
+
+class Update(Waiting):
+    """Sums to be written to tensors of one session, in base 2, that wait for a step made of them.
+
+    Attributes:
+        sums: what to write where; all lose as many digits.
+        lost: how many.
+    """
+
+    writes = True
+
+    def __init__(self, sums: Sequence[Sum], lost: int) -> None:
+        self.session = sums[0].target.session
+        self.sums = list(sums)
+        self.lost = lost
+        self._given = False
+        self._asked = self.session.costs.asked()
+        self.session.wait(self)
+
+    def settle(self) -> None:
+        """Write the sums, once."""
+        if self._take():
+            with self.session.costs.on_behalf(self._asked):
+                write_sums(self.sums)
+
+    def _take(self) -> bool:
+        self.session.forget(self)
+        given, self._given = self._given, True
+        return not given
+
+    def changes(self, xs: Sequence[Any]) -> bool:
+        """Whether these are what the sums are written to."""
+        return len(xs) == len(self.sums) and all(
+            x.handle is part.target.handle and x.shape == part.target.shape
+            for x, part in zip(xs, self.sums, strict=True)
+        )
+
+    def add(self, ys: Sequence[Any], alpha: Any) -> bool:
+        """Add alpha * y to every sum; tells whether it could."""
+        whole, pairs = float(alpha).is_integer(), list(zip(self.sums, ys, strict=True))
+        fitting = all(
+            y.shape == part.target.shape and y.encoding.base == 2 and y.encoding.scale <= part.encoding.scale
+            for part, y in pairs
+        )
+        if not (whole and fitting and _apart([part.target for part in self.sums], ys)):
+            return False
+        factors = [int(alpha) << (part.encoding.scale - y.encoding.scale) for part, y in pairs]
+        for factor in factors:
+            check_factor(factor)
+        self.sums = [
+            part._replace(operands=(*part.operands, y), factors=(*part.factors, factor))
+            for (part, y), factor in zip(pairs, factors, strict=True)
+        ]
+        return True
+
+    def step(self, ps: Sequence[Any], alpha: Any) -> bool:
+        """Write the sums, and add alpha times them to ps; tells whether it could be done together."""
+        targets = [part.target for part in self.sums]
+        if len({p.session for p in ps} | {self.session}) > 1 or not self._apart_from(ps):
+            return False
+        found = [combination(p, x, alpha) for p, x in zip(ps, targets, strict=True)]
+        scalings = {
+            Scaling(self.lost, made.factors[1], made.encoding.scale - p.encoding.scale)
+            for made, p in zip(found, ps, strict=True)
+        }
+        for p, x in zip(ps, targets, strict=True):
+            require_writable(p, x.shadow, x.encoding)
+        scaling = scalings.pop()
+        alike = all(p.shape == x.shape and _halves(p.encoding) for p, x in zip(ps, targets, strict=True))
+        if scalings or not alike or not scaling.fits(WORD_BITS) or not self._take():
+            return False
+        with self.session.costs.on_behalf(self._asked):
+            self._descend(ps, scaling)
+        return True
+
+    def _apart_from(self, ps: Sequence[Any]) -> bool:
+        """Whether ps share no memory with one another, nor with anything the sums read or write."""
+        places = {_place(p) for p in ps}
+        read = {_place(x) for part in self.sums for x in (part.target, *part.operands)}
+        return len(places) == len(ps) and places.isdisjoint(read)
+
+    def _descend(self, ps: Sequence[Any], scaling: Scaling) -> None:
+        numbers: list[int] = []
+        steps = []
+        for part, p in zip(self.sums, ps, strict=True):
+            first, count = len(numbers), len(part.operands)
+            numbers += [part.target.handle.number, *(x.handle.number for x in part.operands), p.handle.number]
+            steps.append((first, tuple(range(first + 1, first + 1 + count)), part.factors, first + 1 + count))
+        written = [tensor for part, p in zip(self.sums, ps, strict=True) for tensor in (part.target, p)]
+        made = self.session.command(
+            "descend", *numbers, outputs=len(written), steps=tuple(steps), scaling=tuple(scaling)
+        )
+        for tensor, number in zip(written, made, strict=True):
+            self.session.free(number)
+            if tensor.mark is not None:
+                tensor.mark.bits = False
+
+
+def _halves(encoding: Encoding) -> bool:
+    """Whether digits are cut off in base 2 and at random, as a command of both steps does it."""
+    return encoding.base == 2 and encoding.truncation == "probabilistic"
+
+
+def _waits(sums: Sequence[Sum]) -> bool:
+    """Let sums wait for a step made of them, if they are of a kind of which one can be made."""
+    kinds = {(part.target.session, part.encoding.scale - part.target.encoding.scale) for part in sums}
+    (session, lost), *others = kinds
+    held = [part.target.encoding for part in sums]
+    if others or lost < 1 or session.provider is None or session.debug or Debug.enabled:
+        return False
+    if not isinstance(session.ring, PowerRing) or not all(_halves(encoding) for encoding in held):
+        return False
+    for part in sums:
+        require_writable(part.target, part.shadow, part.encoding)
+    Update(sums, lost)
+    return True
 
 
 @aten(_aten._foreach_add_.List)
@@ -65,9 +194,20 @@ def add_all(func: Any, xs: Sequence[Any], ys: Sequence[Any], *, alpha: Any = 1) 
         return
     scaled = {} if alpha == 1 else {"alpha": alpha}
     shadows = [on_shadows(_aten.add.Tensor, pair, scaled) for pair in zip(xs, ys, strict=True)]
-    sums = zip(xs, shadows, ys, strict=True)
-    write_sums([Sum(x, shadow, *combination(x, y, alpha)) for x, shadow, y in sums])
+    if not _joined(xs, ys, alpha):
+        sums = zip(xs, shadows, ys, strict=True)
+        write_sums([Sum(x, shadow, *combination(x, y, alpha)) for x, shadow, y in sums])
     _changed(xs)
+
+
+def _joined(xs: Sequence[Any], ys: Sequence[Any], alpha: Any) -> bool:
+    """Whether x += alpha * y has been taken on by sums that wait."""
+    for tensor in (*xs, *ys):
+        tensor.handle.number  # noqa: B018 (gives what must come before)
+    update: Update | None = xs[0].session.waiting(Update)
+    if update is None:
+        return False
+    return update.add(ys, alpha) if update.changes(xs) else update.changes(ys) and update.step(xs, alpha)
 
 
 @aten(_aten._foreach_mul_.Scalar)
@@ -76,7 +216,9 @@ def multiply_all(func: Any, xs: Sequence[Any], y: Any) -> None:
     if not _all_real(xs) or not _apart(xs, ()):
         _one_by_one(func, xs, y)
         return
-    write_sums([Sum(x, x.shadow, *multiple(x, y)) for x in xs])
+    sums = [Sum(x, x.shadow, *multiple(x, y)) for x in xs]
+    if not _waits(sums):
+        write_sums(sums)
     _changed(xs)
 
 

@@ -75,7 +75,7 @@ def write(target: SharedTensor, source: Any) -> None:
     """
     source = _source(target, source)
     collocated(target, source)
-    _require_writable(target, source.shadow, source.encoding)
+    require_writable(target, source.shadow, source.encoding)
     if source.encoding.integer or source.encoding.scale <= target.encoding.scale:
         source = to_encoding(source, target.encoding)
     _write(target, (source,), (1,), source.encoding)
@@ -102,7 +102,7 @@ def write_sum(
     Raises:
         ShapeError: the sum does not broadcast to the target.
     """
-    _require_writable(target, shadow, encoding)
+    require_writable(target, shadow, encoding)
     _write(target, operands, factors, encoding)
     if target.mark is not None:
         target.mark.bits = False
@@ -122,7 +122,7 @@ def write_sums(sums: Sequence[Sum]) -> None:
     """``write_sum`` for several targets: one command for all that belong to one session and lose as many digits."""
     alike: defaultdict[Any, list[Sum]] = defaultdict(list)
     for entry in sums:
-        _require_writable(entry.target, entry.shadow, entry.encoding)
+        require_writable(entry.target, entry.shadow, entry.encoding)
         common([entry.encoding, entry.target.encoding])
         held = entry.target.encoding
         alike[entry.target.session, held.base ** _surplus(entry.encoding, held), held.truncation].append(entry)
@@ -146,7 +146,14 @@ def _write_together(session: Session, divisor: int, method: str, sums: Sequence[
             entry.target.mark.bits = False
 
 
-def _require_writable(target: SharedTensor, shadow: Tensor, encoding: Encoding) -> None:
+def require_writable(target: SharedTensor, shadow: Tensor, encoding: Encoding) -> None:
+    """Refuse to write a sum of that shape and encoding to a target.
+
+    Raises:
+        MismatchError: reals into integers.
+        UnsupportedOperationError: a tensor over a modulus beyond a word.
+        ShapeError: the sum does not broadcast to the target, or the target's elements overlap.
+    """
     if target.encoding.integer and not encoding.integer:
         raise MismatchError(f"Real numbers cannot be written into a tensor of integers{user_line()}; convert it first.")
     if isinstance(target.session.ring, WideField):

@@ -27,6 +27,7 @@ from sharetorch.mpc.party import Party
 from sharetorch.mpc.protocols import functions, pairs, planes, private_compare, securenn_paper, selection, truncation
 from sharetorch.mpc.protocols.arithmetic import bilinear, multiply
 from sharetorch.mpc.protocols.bilinear import MatrixProduct
+from sharetorch.mpc.protocols.scaled_truncation import Scaling, truncate_and_scale
 from sharetorch.mpc.session import Session
 from sharetorch.mpc.share import ArithmeticShare
 
@@ -384,6 +385,8 @@ CASES = {
     "multiply, 3 parties": Case(_multiply, parties=3),
     "matrix product": Case(_matrix_product),
     "truncate": Case(unary(truncation.truncate, COUNT, divisor=1 << 16)),
+    "truncate and scale": Case(unary(truncate_and_scale, COUNT, by=Scaling(15, -13107, 24))),
+    "truncate and scale, 3 parties": Case(unary(truncate_and_scale, COUNT, by=Scaling(15, -13107, 24)), parties=3),
     "truncate by 1000, 3 parties": Case(unary(truncation.truncate, COUNT, divisor=1000), parties=3),
     "truncate exactly": Case(unary(truncation.truncate_exact, COUNT, divisor=1 << 8)),
     "truncate exactly by 1000": Case(unary(truncation.truncate_exact, COUNT, divisor=1000)),

@@ -64,8 +64,96 @@ def test_a_step_is_one_command_for_all_parameters(members: dict[str, Any]) -> No
     step(model, optimizer, x, y)
     with session.costs.listen() as heard:
         optimizer.step()
-    assert {name: record.traffic.operations for name, record in heard.by_operation.items()} == {"write_all": 3}
-    assert heard.total().rounds == 2
+    assert {name: record.traffic.operations for name, record in heard.by_operation.items()} == {"descend": 1}
+    assert heard.total().rounds == 1
+
+
+def momentum(bufs: list[Any], grads: list[Any], ps: list[Any]) -> None:
+    """What SGD does with momentum, by torch's multi-tensor operations."""
+    torch._foreach_mul_(bufs, 0.9)
+    torch._foreach_add_(bufs, grads)
+    torch._foreach_add_(ps, bufs, alpha=-0.05)
+
+
+def vectors(*seeds: int) -> list[torch.Tensor]:
+    return [torch.randn(3, 4, generator=torch.Generator().manual_seed(seed)) for seed in seeds]
+
+
+def commands(run: Any, session: Any) -> dict[str, int]:
+    with session.costs.listen() as heard:
+        run()
+    return {name: record.traffic.operations for name, record in heard.by_operation.items()}
+
+
+def near(found: list[Any], expected: list[torch.Tensor]) -> None:
+    for ours, theirs in zip(found, expected, strict=True):
+        torch.testing.assert_close(ours.get(), theirs, atol=1e-3, rtol=0)
+
+
+def test_momentum_is_one_command(members: dict[str, Any]) -> None:
+    plain = [vectors(1, 2), vectors(3, 4), vectors(5, 6)]
+    shared = [[share(x, members) for x in group] for group in plain]
+    assert commands(lambda: momentum(*shared), shared[0][0].session) == {"descend": 1}
+    momentum(*plain)
+    for ours, theirs in zip(shared, plain, strict=True):
+        near(ours, theirs)
+
+
+def test_what_waits_is_written_before_anything_else_happens(members: dict[str, Any]) -> None:
+    b, g, p = vectors(1, 2, 3)
+    bufs, grads, ps = ([share(x, members)] for x in (b, g, p))
+    torch._foreach_mul_(bufs, 0.5)
+    near(bufs, [b / 2])
+    torch._foreach_mul_(bufs, 0.5)
+    torch._foreach_add_(bufs, grads)
+    doubled = bufs[0] * 2
+    near([doubled, *bufs], [b / 2 + 2 * g, b / 4 + g])
+    torch._foreach_mul_(bufs, 0.5)
+    late = nn.functional.linear(bufs[0], grads[0])
+    torch._foreach_add_(ps, bufs, alpha=-0.5)
+    near([late, *ps], [(b / 8 + g / 2) @ g.t(), p - (b / 16 + g / 4)])
+    torch._foreach_mul_(bufs, 0.5)
+    torch._foreach_mul_(bufs, 0.5)
+    near(bufs, [b / 32 + g / 8])
+
+
+def test_what_was_asked_for_before_sees_old_values(members: dict[str, Any]) -> None:
+    b, g = vectors(1, 2)
+    buf = share(b, members)
+    product = torch.relu(nn.functional.linear(buf, share(g, members)))
+    torch._foreach_mul_([buf], 0.5)
+    near([product, buf], [torch.relu(b @ g.t()), b / 2])
+
+
+@pytest.mark.parametrize("case", ["another group", "shared memory", "a view", "fractional weight", "exact truncation"])
+def test_steps_that_cannot_be_joined(case: str, members: dict[str, Any]) -> None:
+    def run(place: Any) -> list[Any]:
+        b, g, p, q = (place(x) for x in vectors(1, 2, 3, 4))
+        if case == "another group":
+            torch._foreach_mul_([b, q], 0.9)
+            torch._foreach_add_([b], [g])
+            torch._foreach_add_([p], [b], alpha=-0.05)
+        elif case == "shared memory":
+            torch._foreach_mul_([b], 0.9)
+            torch._foreach_add_([b], [g])
+            torch._foreach_add_([g], [b], alpha=-0.05)
+        elif case == "a view":
+            torch._foreach_mul_([b], 0.9)
+            torch._foreach_add_([b], [b.t().reshape(3, 4)])
+            torch._foreach_add_([b[:1]], [b[1:2]], alpha=-0.05)
+        elif case == "fractional weight":
+            torch._foreach_mul_([b], 0.9)
+            torch._foreach_add_([b], [g], alpha=0.3)
+            torch._foreach_add_([p], [b], alpha=-0.05)
+        else:
+            torch._foreach_mul_([b], 0.9)
+            torch._foreach_add_([b], [g])
+            torch._foreach_add_([p], [b], alpha=-0.05)
+        return [b, g, p, q]
+
+    options = {"truncation": "exact"} if case == "exact truncation" else {}
+    made = run(lambda x: x.share(*members["parties"], crypto_provider=members["crypto_provider"], **options))
+    near(made, run(lambda x: x.clone()))
 
 
 def test_shared_and_plain_parameters_in_one_optimizer(members: dict[str, Any]) -> None:

@@ -1,0 +1,91 @@
+"""x / d and then a (x / d) / e for public numbers, from one opening: momentum and step of an optimizer.
+
+``truncate`` opens c = x + B + r and gives y = p(c) - m + u 2^(l-1) / d, where p is public, m a function of the mask r
+and u a bit that is linear in t [DEK20]. All three are integers, so a y / e is, up to the rounding of its parts,
+    floor(a p / e) - floor(a m / e) + u a 2^(l-1) / (d e).
+Only floor(a m / e) must be dealt in addition. It is a function of r, hence as hidden as r, and m is uniform, hence
+rounding is unbiased: the difference of both floors is floor of the difference, or one more, in proportion to the rest.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from sharetorch.mpc import kernels
+from sharetorch.mpc.cost import Cost
+from sharetorch.mpc.errors import ModulusError
+from sharetorch.mpc.party import Party
+from sharetorch.mpc.protocols.truncation import open_masked
+from sharetorch.mpc.provider import dealt_shares, random_shares
+from sharetorch.mpc.ring import ring_bits
+from sharetorch.mpc.share import ArithmeticShare
+
+
+class Scaling(NamedTuple):
+    """By what to divide, and what to make of the quotient.
+
+    Attributes:
+        fraction_bits: s; d = 2^s.
+        factor: a, of either sign.
+        digits: e = 2^digits.
+    """
+
+    fraction_bits: int
+    factor: int
+    digits: int
+
+    def fits(self, bits: int) -> bool:
+        """Whether a ring of so many bits holds all that is computed on the way."""
+        within = self.fraction_bits >= 0 <= self.digits and self.fraction_bits + self.digits <= bits - 2
+        return within and self.digits + self.factor.bit_length() <= bits - 2
+
+
+class Scaled(NamedTuple):
+    """x / d, and a (x / d) / e."""
+
+    quotient: ArithmeticShare
+    scaled: ArithmeticShare
+
+
+async def truncate_and_scale(party: Party, x: ArithmeticShare, by: Scaling) -> Scaled:
+    """Shares of y = x / d as ``truncate`` gives it, and of a y / e. Any number of parties.
+
+    Args:
+        party: this member.
+        x: secret integers with -2^62 <= x < 2^62, shape (n,); a y within the ring.
+        by: d, a and e.
+
+    Returns:
+        y, rounded up or down at random so that the mean is exact, and likewise a y / e; shapes (n,).
+
+    Raises:
+        ModulusError: a field, or numbers that do not fit.
+
+    Cost: ``truncate_and_scale_cost``: 1 round, 8 bytes an element to each other party; offline 24.
+    Leaks: nothing, as for ``truncate``.
+    """
+    bits, count = ring_bits(party.ring, "Truncation"), x.data.numel()
+    if not by.fits(bits):
+        raise ModulusError(f"{by} does not fit a ring of {bits} bits. Truncate and scale one after the other.")
+    r = random_shares(party, "truncation mask", (count,)).take((count,))
+
+    def split() -> Tensor:
+        return torch.from_numpy(kernels.scaled_truncation_mask(r.numpy(), *by, bits)).view(3, count)
+
+    dealt = await dealt_shares(party, "truncated mask, top bit and scaled mask", (3, count), split)
+    if party.is_provider:
+        empty = (torch.empty(count, dtype=torch.int64, device="meta") for _ in range(2))
+        return Scaled(*(ArithmeticShare(part) for part in empty))
+    ((own, others),) = await open_masked(party, party.ring.add_into(x.data, r))
+    parts = dealt.take((3, count)).reshape(-1).numpy()
+    made = kernels.scaled_truncation(own.numpy(), others.numpy(), parts, *by, bits, leader=party.is_leader)
+    quotient, scaled = torch.from_numpy(made).view(2, count)
+    return Scaled(ArithmeticShare(quotient), ArithmeticShare(scaled))
+
+
+def truncate_and_scale_cost(count: int, parties: int) -> Cost:
+    """Declared price of ``truncate_and_scale``."""
+    return Cost(rounds=1, party_bytes=8 * count * (parties - 1), dealer_bytes=24 * count)
