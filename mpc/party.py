@@ -41,7 +41,13 @@ def _wait_for(request: Receive) -> Generator[Receive, Message, Message]:
 
 
 class Party:
-    """A member's rank, ring, streams and channels."""
+    """A member's rank, ring, streams and channels.
+
+    Attributes:
+        operation: number of the operation that runs.
+        step: number its correlated randomness belongs to: the same, or another if it was prepared.
+        clock: length of the longest chain of online messages that has ended here.
+    """
 
     def __init__(
         self, rank: int, parties: int, ring: Ring, secrets: dict[int, PairSecret], channels: Channels, suite: Any = None
@@ -52,6 +58,7 @@ class Party:
         self.suite = suite
         self.operation = 0
         self.clock = 0
+        self.step = 0
         self._secrets: Mapping[int, PairSecret] = secrets
         self._own = secrets
         self._channels = channels
@@ -85,14 +92,16 @@ class Party:
         """Ranks of the other parties, without the provider."""
         return [rank for rank in range(self.parties) if rank != self.rank]
 
-    def begin(self, operation: int, secrets: Mapping[int, PairSecret] | None = None) -> None:
+    def begin(self, operation: int, secrets: Mapping[int, PairSecret] | None = None, step: int = 0) -> None:
         """Enter the operation of that number: streams of earlier ones are closed.
 
         Args:
             operation: its number.
             secrets: of the block in which it was prepared; None for all others.
+            step: number under which it was prepared, if that is another; its streams are those of this number.
         """
         self.operation = operation
+        self.step = step or operation
         self.clock = 0
         self._streams.clear()
         self._secrets = self._own if secrets is None else secrets
@@ -119,7 +128,7 @@ class Party:
                     f"This session has no member of rank {peer} to draw {label!r} with: products, truncation and "
                     "comparison need a crypto provider. Share with crypto_provider=."
                 )
-            stream = self._streams[peer] = self._secrets[peer].stream(self.operation)
+            stream = self._streams[peer] = self._secrets[peer].stream(self.step)
         return stream
 
     def send(self, receiver: int, label: str, *fields: Payload, offline: bool = False) -> None:

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from sharetorch.mpc import operations
 from sharetorch.mpc.channel import Message, Payload, size_of
-from sharetorch.mpc.errors import CorrelationReusedError, PreparationError, UnsupportedOperationError
+from sharetorch.mpc.errors import CorrelationReusedError, PreparationError, ProtocolError, UnsupportedOperationError
 from sharetorch.mpc.party import Party
 from sharetorch.mpc.protocols.bilinear import BilinearMap
 from sharetorch.mpc.randomness import PairSecret
@@ -30,6 +30,9 @@ from sharetorch.mpc.share import ArithmeticShare, MaskedOperand, Root
 
 Secrets = list[dict[int, PairSecret]]
 """What each member draws from in a block, by rank and peer; the provider's last."""
+
+OPENING = frozenset({"refresh"})
+"""Commands that come with looking at values, which needs nothing of the provider."""
 
 Mask = Any
 """A mask: its place among those made in the block, the mask itself if it is older, or None."""
@@ -336,6 +339,7 @@ class Ahead:
             KeyError: there is no such operand.
             UnsupportedOperationError: the protocol needs the provider online.
             PreparationError: no more may be kept.
+            ProtocolError: the operation has another number of results.
         """
         found, held = operations.find(name), [self.get(number) for number in inputs]
         before = [one._replace(whole=self.block.ref(one.whole), own=self.block.ref(one.own)) for one in describe(held)]
@@ -344,6 +348,8 @@ class Ahead:
         start = time.perf_counter()
         self._party.begin(step.number)
         parts = self._finish(found(self._party, *held, **public))
+        if len(parts) != len(results):
+            raise ProtocolError(f"{name} gives {len(parts)} results, and {len(results)} numbers came for them.")
         end = time.perf_counter()
         step.messages, self._sent = self._sent, []
         step.size = sum(message.size for message in step.messages)
@@ -503,6 +509,14 @@ def _normal(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return tuple(_normal(part) for part in value)
     return value
+
+
+def no_values() -> PreparationError:
+    """The error for a program that opens something while it is prepared."""
+    return PreparationError(
+        "A program that is being prepared has no values: it cannot open a tensor. Let it return the tensor, and call "
+        "get() on the result of the real run."
+    )
 
 
 def _takes_part() -> UnsupportedOperationError:

@@ -213,7 +213,7 @@ class Session(ABC):
             A ``Prepared``: ``with prepared: program(...)`` runs the program without the provider.
 
         Raises:
-            UnsupportedOperationError: the protocol needs its provider online, or the members are on other machines.
+            UnsupportedOperationError: the protocol needs its provider online.
             PreparationError: the program opens something, or more than ``max_bytes`` would be kept.
 
         Cost: what the provider sends offline in the runs, now instead of then. The parties do nothing.
@@ -223,6 +223,9 @@ class Session(ABC):
 
     def load_prepared(self, path: str | os.PathLike[str]) -> Any:
         """What ``Prepared.save`` wrote in this session, once. The file is deleted.
+
+        Args:
+            path: of the file; if the members are on other machines, its plain name, for it is with the provider.
 
         Raises:
             CorrelationReusedError: the file was loaded before.
@@ -244,7 +247,7 @@ class Session(ABC):
             limit: bytes that may be kept.
 
         Raises:
-            UnsupportedOperationError: the members are not all here.
+            UnsupportedOperationError: this kind of session cannot.
             MembersError: there is no provider.
             PreparationError: this is under way already.
         """
@@ -254,7 +257,7 @@ class Session(ABC):
         """Inside the block commands take what was prepared for them.
 
         Raises:
-            UnsupportedOperationError: the members are not all here.
+            UnsupportedOperationError: this kind of session cannot.
             PreparationError: this is under way already.
         """
         raise self._not_here("Prepare in a session of virtual workers.")

@@ -20,16 +20,13 @@ from sharetorch.mpc.channel import Mailboxes, MemoryChannels, Message, size_of
 from sharetorch.mpc.cost import DRIVER, Span, Timing, Traffic
 from sharetorch.mpc.errors import MembersError, ObjectGoneError, PreparationError, ProtocolError
 from sharetorch.mpc.party import Party, Receive
-from sharetorch.mpc.preparing import Ahead, Block, Run, Step
+from sharetorch.mpc.preparing import OPENING, Ahead, Block, Run, Step, no_values
 from sharetorch.mpc.protocols.suite import Suite
 from sharetorch.mpc.randomness import SECRET_BYTES, Entropy, PairSecret, fresh_stream, system_entropy
 from sharetorch.mpc.ring import Ring
 from sharetorch.mpc.session import Member, Session, new_id, object_is_gone
 from sharetorch.mpc.share import ArithmeticShare, reconstruct, split
 from sharetorch.mpc.timing import PREPARED, Steps, Stopwatch, amounts
-
-_OPENING = frozenset({"refresh"})
-"""Commands that come with looking at values, which needs nothing of the provider."""
 
 
 class VirtualSession(Session):
@@ -223,7 +220,7 @@ class VirtualSession(Session):
     ) -> Step | None:
         """What was prepared for a command, if anything."""
         step, misfit = run.take(name, held, outputs, public)
-        run.reason = run.reason or (misfit if name not in _OPENING else "")
+        run.reason = run.reason or (misfit if name not in OPENING else "")
         return step
 
     def _hand_out(self, step: Step) -> None:
@@ -256,10 +253,7 @@ class VirtualSession(Session):
     def reveal_elements(self, number: int) -> Any:
         """Ring elements behind an object, opened to the driver from freshly re-randomised shares."""
         if self._ahead is not None:
-            raise PreparationError(
-                "A program that is being prepared has no values: it cannot open a tensor. Let it return the tensor, "
-                "and call get() on the result of the real run."
-            )
+            raise no_values()
         (fresh,) = self.command("refresh", number)
         try:
             shares = [self._operands(member, (fresh,))[0].data for member in self.parties]

@@ -105,7 +105,7 @@ def reader(node: Node, call: Call) -> str:
     return call.user or call.sender
 
 
-def _askers(node: Node, call: Call) -> tuple[str, ...]:
+def askers(node: Node, call: Call) -> tuple[str, ...]:
     """Who must all be allowed to read: to name a user gives no more rights, unless the sender may speak for users."""
     user = reader(node, call)
     return (user,) if user == call.sender or call.sender in node.spokesmen else (user, call.sender)
@@ -176,7 +176,7 @@ def readable(node: Node, number: int, call: Call, reason: str | None = None) -> 
     """
     record = usable(node, number, call)
     user = reader(node, call)
-    if all(may_read(record, name) for name in _askers(node, call)):
+    if all(may_read(record, name) for name in askers(node, call)):
         return record
     refused = f"{user} may not have object {number} of {node.id}: its policy allows {_allowed(record)}."
     if reason is None:

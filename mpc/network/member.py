@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
+import numpy as np
 
 from sharetorch.mpc import kernels, operations
-from sharetorch.mpc.channel import Message
+from sharetorch.mpc.channel import WORDS, Form, Message
 from sharetorch.mpc.errors import (
     LimitExceededError,
     MalformedRequestError,
@@ -20,11 +21,29 @@ from sharetorch.mpc.errors import (
 from sharetorch.mpc.network.links import Link
 from sharetorch.mpc.network.sizes import elements_of
 from sharetorch.mpc.party import Party, Receive
+from sharetorch.mpc.preparing import OPENING, Run, Step
 from sharetorch.mpc.protocols.suite import Suite
 from sharetorch.mpc.randomness import PairSecret
 from sharetorch.mpc.ring import Elements, Ring
 from sharetorch.mpc.session import object_is_gone
 from sharetorch.mpc.share import ArithmeticShare
+
+STEP = "prepared step"
+"""What the provider tells each party first in every operation of a prepared run: the number of the step that the
+operation takes, or 0 if it is dealt for anew."""
+_STEP_FORMS = (Form(WORDS, (1,)),)
+
+
+class Taking(NamedTuple):
+    """What a member needs to use a prepared run.
+
+    Attributes:
+        secrets: of a party, in the run's block.
+        run: the steps, at the provider; None at parties.
+    """
+
+    secrets: Mapping[int, PairSecret]
+    run: Run | None
 
 
 class Report(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
@@ -67,6 +86,7 @@ class Member:
 
     Attributes:
         store: what this member holds, by number.
+        taking: the prepared run that operations take their steps of.
     """
 
     def __init__(
@@ -84,6 +104,7 @@ class Member:
         kernels.keep_freed_memory()
         self.name = name
         self.store: dict[int, ArithmeticShare] = {}
+        self.taking: Taking | None = None
         self._links = dict(links)
         self._max_elements = max_elements
         self._max_held = max_held
@@ -98,6 +119,10 @@ class Member:
         """Send a message of this member's protocol, without waiting."""
         table = self._offline if message.round == 0 else self._online
         table[message.receiver] = table.get(message.receiver, 0) + message.size
+        self._post(message)
+
+    def _post(self, message: Message) -> None:
+        """Send a message that is not counted as this operation's."""
         link = self._links[message.receiver]
         try:
             link.outgoing.send(message)
@@ -144,13 +169,14 @@ class Member:
         found = operations.find(name)
         self.require_free(outputs)
         operands = [self.get(number) for number in inputs]
-        self._require_size(elements_of(name, [tuple(x.data.shape) for x in operands], public, self._max_elements))
+        self.require_small(name, operands, public)
         self._wait_for_room()
         self._online, self._offline = {}, {}
         waited = self._waited()
         start = time.perf_counter()
         self.party.begin(operation)
-        result = self._step(found(self.party, *operands, **public))
+        step = None if self.taking is None else self._agree(self.taking, name, operands, len(outputs), public)
+        result = self._step(found(self.party, *operands, **public)) if step is None else self._hand_out(step, operands)
         parts = (result,) if isinstance(result, ArithmeticShare) else tuple(result)
         if len(parts) != len(outputs):
             raise ProtocolError(f"{name} gives {len(parts)} results, and {len(outputs)} numbers came for them.")
@@ -158,6 +184,8 @@ class Member:
             self._require_size(part.data.numel())
         for number, part in zip(outputs, parts, strict=True):
             self._keep(number, part)
+        if self.taking is not None and self.taking.run is not None and self._offline:
+            self.taking.run.beside += 1
         return Report(
             operation,
             name,
@@ -169,6 +197,31 @@ class Member:
             self._waited() - waited,
         )
 
+    def _agree(
+        self, taking: Taking, name: str, operands: Sequence[ArithmeticShare], outputs: int, public: Mapping[str, Any]
+    ) -> Step | None:
+        """Let the provider tell the parties which prepared step the operation takes; at the provider, that step."""
+        party, run = self.party, taking.run
+        if run is None:
+            message = self._receive(Receive(party.provider, STEP, _STEP_FORMS))
+            number = int(message.fields[0][0])
+            if number:
+                party.begin(party.operation, taking.secrets, number)
+            return None
+        step, misfit = run.take(name, operands, outputs, public)
+        run.reason = run.reason or (misfit if name not in OPENING else "")
+        told = np.array([0 if step is None else step.number], np.uint64)
+        for peer in range(party.parties):
+            self._post(Message(party.rank, peer, party.operation, STEP, (told,), 0, 0))
+        return step
+
+    def _hand_out(self, step: Step, operands: Sequence[ArithmeticShare]) -> tuple[ArithmeticShare, ...]:
+        """Send the parties what was kept for them, once, and give the provider's results."""
+        messages, step.messages = step.messages, []
+        for message in messages:
+            self._post(message._replace(operation=self.party.operation))
+        return step.arrive(operands)
+
     def _wait_for_room(self) -> None:
         """Wait until none of the queues to other members is too full."""
         for link in self._links.values():
@@ -177,6 +230,14 @@ class Member:
             except NetworkError as error:
                 _blame(error, link)
                 raise
+
+    def require_small(self, name: str, operands: Sequence[ArithmeticShare], public: Mapping[str, Any]) -> None:
+        """Refuse an operation whose result would be too large, before memory is taken for it.
+
+        Raises:
+            LimitExceededError: it would.
+        """
+        self._require_size(elements_of(name, [tuple(x.data.shape) for x in operands], public, self._max_elements))
 
     def _require_size(self, elements: int) -> None:
         if elements > self._max_elements:

@@ -147,7 +147,7 @@ def deal_keys(party: Party, alpha: U64, beta: U64, depth: int) -> None:
     Cost: 8 ``dcf.key_words`` bytes to each party, offline.
     """
     roots = [root_seeds(party, rank, len(alpha)).take() for rank in (0, 1)]
-    h = _public_hash(party.operation)
+    h = _public_hash(party.step)
     for start in range(0, len(alpha), CHUNK):
         part = slice(start, start + CHUNK)
         root0, root1 = (dcf.Seeds(root.low[part], root.high[part]) for root in roots)
@@ -169,7 +169,7 @@ async def less_than_secret(party: Party, points: U64, depth: int) -> I64:
     """
     count = points.shape[1]
     root = root_seeds(party, party.provider, count).take()
-    h = _public_hash(party.operation)
+    h = _public_hash(party.step)
     shares = np.empty(points.shape, np.uint64)
     for start in range(0, count, CHUNK):
         part = slice(start, min(start + CHUNK, count))

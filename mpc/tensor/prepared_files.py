@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from sharetorch.mpc import sealed
 from sharetorch.mpc.channel import Form, Payload, form_of
@@ -41,18 +42,59 @@ KIND = Kind(
 class Vault:
     """What a session has saved.
 
-    Attributes:
-        files: how its files are read and written.
-        blocks: what waits in files, without their contents, by number.
+    Args:
+        ring: where shares live.
     """
 
-    def __init__(self) -> None:
-        self.files = Files(KIND, system_entropy(SECRET_BYTES), system_entropy(_PUBLIC_BYTES), _foreign)
-        self.blocks: dict[int, Block] = {}
-        self.count = 0
+    def __init__(self, ring: Ring) -> None:
+        self._ring = ring
+        self._files = Files(KIND, system_entropy(SECRET_BYTES), system_entropy(_PUBLIC_BYTES), _foreign)
+        self._blocks: dict[int, Block] = {}
+        self._count = 0
 
     def __repr__(self) -> str:
-        return f"Vault({len(self.blocks)} files)"
+        return f"Vault({len(self._blocks)} files)"
+
+    def save(self, block: Block, path: Path) -> int:
+        """Move what takes memory in a block to a file; gives the size of the file.
+
+        Raises:
+            PreparationError: it cannot be written; then nothing has changed.
+        """
+        header = (self._count + 1).to_bytes(_NUMBER_BYTES, "big")
+        size = self._files.write(path, header, [frames.encode_field(part, self._ring) for part in block.payloads()])
+        self._count += 1
+        self._blocks[self._count] = block
+        block.replace(iter([form_of(part) for part in block.payloads()]))
+        return size
+
+    def load(self, path: Path, room: int | None = None) -> Block:
+        """What a file holds, which is deleted.
+
+        Args:
+            path: of the file.
+            room: bytes the block may take; None if it does not matter.
+
+        Raises:
+            CorrelationReusedError: the file was loaded before.
+            PreparationError: it is missing, damaged, another session's, too large, or cannot be deleted.
+        """
+        with self._files.open(path) as (header, contents):
+            number = int.from_bytes(header, "big")
+            block: Block | None = self._blocks.get(number)
+            if block is None:
+                raise CorrelationReusedError(
+                    f"{path} was loaded before. A second use would reveal differences of secrets; prepare anew."
+                )
+            if room is not None and block.size > room:
+                raise PreparationError(f"{path} takes {block.size} bytes, {room} are left. Use other runs up first.")
+            payloads = list(_read(block, contents, self._ring))
+        if contents.size:
+            raise KIND.damaged(path)
+        sealed.remove(path, KIND)
+        block.replace(iter(payloads))
+        del self._blocks[number]
+        return block
 
 
 def _foreign(path: Path, public: bytes) -> str:
@@ -62,42 +104,10 @@ def _foreign(path: Path, public: bytes) -> str:
     )
 
 
-def save(session: Session, block: Block, path: Path) -> None:
-    """Move what takes memory in a block to a file.
-
-    Raises:
-        PreparationError: it cannot be written; then nothing has changed.
-    """
-    vault = session.vault = session.vault or Vault()
-    header = (vault.count + 1).to_bytes(_NUMBER_BYTES, "big")
-    vault.files.write(path, header, [frames.encode_field(part, session.ring) for part in block.payloads()])
-    vault.count += 1
-    vault.blocks[vault.count] = block
-    block.replace(iter([form_of(part) for part in block.payloads()]))
-
-
-def load(session: Session, path: Path) -> Block:
-    """What a file holds, which is deleted.
-
-    Raises:
-        CorrelationReusedError: the file was loaded before.
-        PreparationError: it is missing, damaged, another session's, or cannot be deleted.
-    """
-    vault = session.vault = session.vault or Vault()
-    with vault.files.open(path) as (header, contents):
-        number = int.from_bytes(header, "big")
-        block: Block | None = vault.blocks.get(number)
-        if block is None:
-            raise CorrelationReusedError(
-                f"{path} was loaded before. A second use would reveal differences of secrets; prepare anew."
-            )
-        payloads = list(_read(block, contents, session.ring))
-    if contents.size:
-        raise KIND.damaged(path)
-    sealed.remove(path, KIND)
-    block.replace(iter(payloads))
-    del vault.blocks[number]
-    return block
+def vault_of(session: Session) -> Any:
+    """Where a session keeps what it saves; has ``save`` and ``load`` of ``Vault``."""
+    session.vault = session.vault or Vault(session.ring)
+    return session.vault
 
 
 def _read(block: Block, contents: Contents, ring: Ring) -> Iterator[Payload]:

@@ -100,15 +100,20 @@ class Prepared:
         The key is made with the first file and kept in memory only: when the session is over, its files are noise. The
         parties' secrets are not in the file. Nothing is left to use here.
 
+        Args:
+            path: of the file. Where the members are on other machines, the provider writes it, into its state folder,
+                and this is a name without folders.
+
         Raises:
             CorrelationReusedError: there are no runs left.
-            PreparationError: a run has not ended, there is such a file, or it cannot be written.
+            PreparationError: a run has not ended, there is such a file, it cannot be written, or a provider on another
+                machine has no state folder.
         """
         if self._run is not None:
             raise PreparationError("A run that takes what was prepared has not ended. Save outside of the block.")
         if not self.runs:
             raise CorrelationReusedError("Everything that was prepared here has been used or saved; prepare anew.")
-        prepared_files.save(self.session, self._block, Path(path))
+        prepared_files.vault_of(self.session).save(self._block, Path(path))
         self._block = Block([])
 
 
@@ -130,7 +135,7 @@ def prepare(
 
 def load(session: Session, path: str | PathLike[str]) -> Prepared:
     """As ``Session.load_prepared``."""
-    return Prepared(session, prepared_files.load(session, Path(path)))
+    return Prepared(session, prepared_files.vault_of(session).load(Path(path)))
 
 
 preparations.prepare, preparations.load = prepare, load

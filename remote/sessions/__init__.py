@@ -7,6 +7,9 @@ hosted            one session at one worker
 meeting           how a member gets connected to all others
 parts             shares on their way to members, in parts
 arrivals          shares that come from outside, in parts
+preparing         what a member does when a program is prepared and used
+blocks            what a member keeps of that
+tracing           the driver's side of it
 contributing      owners of data share it themselves
 checkpointing     ``save_checkpoint`` and ``load_checkpoint``
 checkpoints       what a member does for them

@@ -24,6 +24,7 @@ from sharetorch.mpc.errors import (
     DeadlineExceededError,
     NetworkError,
     ObjectGoneError,
+    PreparationError,
     ProtocolError,
     SessionEndedError,
     ShareTorchError,
@@ -31,9 +32,10 @@ from sharetorch.mpc.errors import (
 from sharetorch.mpc.network import frames, handshake
 from sharetorch.mpc.network.handshake import MemberEntry, SessionDocument
 from sharetorch.mpc.network.member import Report
+from sharetorch.mpc.preparing import no_values
 from sharetorch.mpc.protocols.suite import Suite
 from sharetorch.mpc.ring import Ring
-from sharetorch.mpc.session import Member, Session, new_id, object_is_gone
+from sharetorch.mpc.session import Member, new_id, object_is_gone
 from sharetorch.mpc.share import reconstruct
 from sharetorch.mpc.tensor.location import user_line
 from sharetorch.remote import wire
@@ -61,6 +63,7 @@ from sharetorch.remote.sessions.messages import (
     written,
 )
 from sharetorch.remote.sessions.parts import parts_of
+from sharetorch.remote.sessions.tracing import PreparingSession
 
 _WINDOW = 256
 """Operations that may be under way before the driver waits."""
@@ -107,7 +110,7 @@ class NetworkMember(Member, Protocol):
     settings: NetworkSettings
 
 
-class NetworkedSession(Session):
+class NetworkedSession(PreparingSession):
     """A session with workers on other machines, each connected to the driver and to all others.
 
     Args:
@@ -142,6 +145,7 @@ class NetworkedSession(Session):
         self._notices = wire.Decoder(Notice, None)
         self._seconds = parties[0].settings.request_seconds
         self._hearing: list[tuple[list[Any], Any]] = []
+        self._prepares()
         self._open(members)
 
     # Beginning
@@ -191,6 +195,13 @@ class NetworkedSession(Session):
         for rank in members:
             yield self._answer(rank, futures.popleft(), type(item), kind)
 
+    def ask_later(self, item: Item, kind: type[Any], rank: int) -> Callable[[], Any]:
+        """Send an item to a member; what this gives waits for the answer, and raises what ``ask_all`` would."""
+        self._raise_failure()
+        with self._sending:
+            future = self._submit(rank, wire.encode(item))
+        return lambda: self._answer(rank, future, type(item), kind)
+
     def _submit(self, rank: int, data: bytes) -> Future[bytes]:
         try:
             return self._controls[rank].submit(SESSION, data)
@@ -226,9 +237,10 @@ class NetworkedSession(Session):
 
     def _command(self, name: str, inputs: Sequence[int], outputs: int, public: dict[str, Any]) -> tuple[int, ...]:
         """As ``Session.command``, but the error of a member comes at a later command, ``get()`` or ``sync()``."""
+        if self._ahead is not None:
+            return self._trace(self._ahead, name, inputs, outputs, public)
         for number in inputs:
-            if number not in self._live:
-                raise ObjectGoneError(object_is_gone("The session", number))
+            self.require_live(number)
         results = tuple(new_id() for _ in range(outputs))
         with self._sending:
             gone = self._take_gone()
@@ -237,8 +249,19 @@ class NetworkedSession(Session):
         self._live.update(results)
         return results
 
+    def require_live(self, number: int) -> None:
+        """Raise unless the members hold an object for this driver, or will.
+
+        Raises:
+            ObjectGoneError: they do not.
+        """
+        if number not in self._live:
+            raise ObjectGoneError(object_is_gone("The session", number))
+
     def _begin(self, name: str, traffic: Traffic | None = None) -> int:
         """The number of the next operation; waits while too many are under way."""
+        if self._ahead is not None:
+            raise PreparationError(f"A program that is being prepared cannot do {name!r}: it needs more than commands.")
         with self._changed:
             if len(self._under_way) >= _WINDOW and not self._changed.wait_for(
                 lambda: len(self._under_way) < _WINDOW or self._failure is not None, self._seconds
@@ -269,6 +292,8 @@ class NetworkedSession(Session):
 
     def distribute(self, values: Tensor) -> int:
         """As ``Session.distribute``. Shares go out in parts, so that no more than a part of them is held here."""
+        if self._ahead is not None:
+            return self._ahead.put(new_id(), values)
         parts = parts_of(values, len(self.parties), self.ring)
         number, shape = new_id(), list(values.shape)
         size = values.numel() * self.ring.element_bytes
@@ -306,6 +331,8 @@ class NetworkedSession(Session):
 
     def reveal_elements(self, number: int) -> Any:
         """As ``Session.reveal_elements``: every party sends its re-randomised share, if its policy lets it."""
+        if self._ahead is not None:
+            raise no_values()
         (fresh,) = self.command("refresh", number)
         total, shape, traffic = None, None, Traffic(operations=1, rounds=1)
         try:
@@ -328,6 +355,8 @@ class NetworkedSession(Session):
 
     def free(self, number: int) -> None:
         """Let every member forget an object, with the next command."""
+        if self._ahead is not None:
+            self._ahead.free(number)
         if number in self._live:
             self._live.discard(number)
             self._gone.append(number)
@@ -341,6 +370,9 @@ class NetworkedSession(Session):
         """
         super().sync()
         self._raise_failure()
+        if self._ahead is not None:
+            self._ahead.drain()
+            return
         self.ask_all(Sync(self.id), Item)
         self._raise_failure()
 

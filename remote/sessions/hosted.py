@@ -42,6 +42,7 @@ from sharetorch.remote.network.control import NOTICE, Control
 from sharetorch.remote.network.settings import NetworkSettings
 from sharetorch.remote.node import Node, failure
 from sharetorch.remote.sessions.arrivals import Arrivals
+from sharetorch.remote.sessions.blocks import Blocks
 from sharetorch.remote.sessions.meeting import Meeting
 from sharetorch.remote.sessions.messages import (
     Answer,
@@ -54,11 +55,14 @@ from sharetorch.remote.sessions.messages import (
     Item,
     Opened,
     Output,
+    Placeholder,
     Progress,
     Refused,
     Share,
+    StandIn,
     Sync,
     Synced,
+    Trace,
 )
 
 _MAX_WAITING = 4096
@@ -66,6 +70,8 @@ _REASON = 400
 _REPORTS = 32
 _IDLE_SECONDS = 0.2
 _CLOSED = "The driver has closed the session."
+_MANY = (Command, Input, StandIn, Placeholder, Trace)
+"""Items that are not noted one by one when all is well."""
 _DEBUGGING = frozenset({"check_range"})
 """Operations that open values to the parties, for debugging."""
 
@@ -106,6 +112,10 @@ HARMLESS: tuple[type[Exception], ...] = (ReleaseRefusedError, CheckpointError)
 """Errors after which a session goes on: nothing was sent to other members."""
 
 
+FORGIVEN: dict[type[Item], tuple[type[Exception], ...]] = {}
+"""Further errors after which a session goes on, by kind of item."""
+
+
 def handles(kind: type[Item]) -> Callable[[Handler], Handler]:
     """Register the handler of a kind of item."""
 
@@ -130,6 +140,7 @@ class HostedSession:
         arrivals: shares on their way to this member.
         book: to whom what may be released.
         fresh: numbers of objects whose shares were re-randomised and not used since.
+        blocks: what was prepared.
     """
 
     def __init__(self, host: Host, control: Control, document: SessionDocument, id: bytes, rank: int) -> None:
@@ -145,6 +156,7 @@ class HostedSession:
         self._operation = 0
         self.book = Book()
         self.fresh: set[int] = set()
+        self.blocks = Blocks(host.node.id, host.node.limits.store_bytes, self._folder(host))
         self._reason: Exception | None = None
         self._finished: SessionEndedError | None = None
         self._member: Member | None = None
@@ -157,6 +169,10 @@ class HostedSession:
         self.arrivals = Arrivals(self.ring, rank < document.parties, host.node.limits.object_bytes, host.node.id)
         self._thread = threading.Thread(target=self._run, name=f"session {id.hex()[:8]}", daemon=True)
         self._number = 0
+
+    def _folder(self, host: Host) -> Path | None:
+        """Where files of this session lie, which nobody can read once it is over."""
+        return None if host.state is None else Path(host.state) / "prepared" / host.identity.id / self.id.hex()
 
     def start(self, number: int) -> None:
         """Connect to the other members, then serve; the item of that number is answered when connected."""
@@ -242,10 +258,10 @@ class HostedSession:
         except Exception as error:
             self.host.node.audit.note(call, failure(error).kind)
             refuse(self.control, number, error)
-            if not isinstance(error, HARMLESS):
+            if not isinstance(error, (*HARMLESS, *FORGIVEN.get(type(item), ()))):
                 raise
         else:
-            if type(item) not in (Command, Input):
+            if type(item) not in _MANY:
                 self.host.node.audit.note(call, "done")
                 self.host.node.audit.require_writable()
             if reply is not None:
@@ -358,8 +374,10 @@ class HostedSession:
         self.meeting.stop(SessionEndedError("The session is over."))
         self.meeting.close()
         self.fresh.clear()
+        self.blocks.burn()
         if member is not None:
             member.store.clear()
+            member.taking = None
             close_all(member.links, note)
 
     def _refuse_rest(self, error: SessionEndedError) -> None:
@@ -375,13 +393,23 @@ class HostedSession:
                 refuse(self.control, taken[0], error)
 
 
-@handles(Command)
-def _command(session: HostedSession, member: Member, item: Command) -> None:
-    if item.name in _DEBUGGING and not session.host.settings.debug:
+def require_allowed(session: HostedSession, name: str) -> None:
+    """Refuse operations that this worker does not do.
+
+    Raises:
+        OperationNotAllowedError: it shows values, and that is not allowed here.
+    """
+    if name in _DEBUGGING and not session.host.settings.debug:
         raise OperationNotAllowedError(
-            f"{item.name} shows values to the parties, and {session.host.node.id} does not allow that. Set "
+            f"{name} shows values to the parties, and {session.host.node.id} does not allow that. Set "
             "debug = true under [network] in its configuration, for data that is not secret."
         )
+
+
+@handles(Command)
+def _command(session: HostedSession, member: Member, item: Command) -> None:
+    require_allowed(session, item.name)
+    session.blocks.require_made()
     session.begin(item.operation)
     session.forget(member, item.forget)
     session.note(member.execute(item.operation, item.name, item.inputs, item.outputs, item.public))

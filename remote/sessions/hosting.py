@@ -31,6 +31,7 @@ from sharetorch.remote.node import Node
 from sharetorch.remote.sessions import (
     checkpoints,  # noqa: F401  (its handlers enter the table)
     contributing,  # noqa: F401  (its handlers enter the table)
+    preparing,  # noqa: F401  (its handlers enter the table)
     ranks,  # noqa: F401  (its handlers enter the table)
 )
 from sharetorch.remote.sessions.hosted import HostedSession, answer, refuse
@@ -68,7 +69,7 @@ class SessionHost:
         identity: its keys.
         settings: deadlines and limits.
         peers: addresses of other workers; if there are none, those of session documents count.
-        state: folder for checkpoints; None if there are to be none.
+        state: folder for checkpoints and what was prepared; None if neither is to be kept.
     """
 
     def __init__(

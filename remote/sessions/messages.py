@@ -280,6 +280,123 @@ class Pass(Item, frozen=True, tag="pass"):
     shapes: list[list[int]]
 
 
+class Prepare(Item, frozen=True, tag="prepare"):
+    """Begin a block in which the provider works ahead of the parties. Reply: ``Synced``.
+
+    Attributes:
+        session: its id.
+        block: its number, one more than the last.
+        limit: bytes of corrections and masks that the provider may keep for it.
+        unused: numbers of blocks that are not needed any more.
+    """
+
+    session: bytes
+    block: int
+    limit: int
+    unused: list[int] = []
+
+
+class StandIn(Item, frozen=True, tag="stand in"):
+    """At the provider: begin the next run of the block, with objects like others that were never used.
+
+    Reply: ``Synced``.
+
+    Attributes:
+        session: its id.
+        run: its number, from 1 in each block.
+        numbers: the new objects get.
+        originals: numbers of those they are like.
+    """
+
+    session: bytes
+    run: int
+    numbers: list[int]
+    originals: list[int]
+
+
+class Placeholder(Item, frozen=True, tag="placeholder"):
+    """At the provider: hold an object of a shape, for one that the driver will share. Reply: ``Synced``."""
+
+    session: bytes
+    number: int
+    shape: list[int]
+
+
+class Trace(Item, frozen=True, tag="trace"):
+    """At the provider: do its part of an operation ahead, and keep what it sends. Reply: ``Dealt``.
+
+    Attributes:
+        session: its id.
+        name: of the operation.
+        inputs: numbers of the operands.
+        outputs: numbers the results get in the block.
+        public: its public arguments.
+        forget: numbers of objects of the block to delete first.
+    """
+
+    session: bytes
+    name: str
+    inputs: list[int]
+    outputs: list[int]
+    public: dict[str, Any]
+    forget: list[int] = []
+
+
+class Finish(Item, frozen=True, tag="finish"):
+    """At the provider: the block is made. Reply: ``Synced``.
+
+    Attributes:
+        session: its id.
+        keep: whether it will be used.
+    """
+
+    session: bytes
+    keep: bool
+
+
+class Use(Item, frozen=True, tag="use"):
+    """Take the steps of a prepared run for the commands to come. No reply.
+
+    Attributes:
+        session: its id.
+        block: number of the block.
+        run: number of the run, one more than the last that was used of the block.
+        unused: numbers of blocks that are not needed any more.
+    """
+
+    session: bytes
+    block: int
+    run: int
+    unused: list[int] = []
+
+
+class Leave(Item, frozen=True, tag="leave"):
+    """End the prepared run; what is left of it is given up. Reply: ``Used`` of the provider, ``Synced`` of others."""
+
+    session: bytes
+
+
+class SavePrepared(Item, frozen=True, tag="save prepared"):
+    """At the provider: move the runs of a block that are left to an encrypted file. Reply: ``Saved``.
+
+    Attributes:
+        session: its id.
+        block: number of the block.
+        name: of the file.
+    """
+
+    session: bytes
+    block: int
+    name: str
+
+
+class LoadPrepared(Item, frozen=True, tag="load prepared"):
+    """At the provider: hold what a file has, once. Reply: ``Restored``."""
+
+    session: bytes
+    name: str
+
+
 class Fresh(Item, frozen=True, tag="fresh"):
     """32 fresh bytes of a member, for the session id."""
 
@@ -348,6 +465,40 @@ class Loaded(Item, frozen=True, tag="loaded"):
     shapes: list[list[int]]
 
 
+class Dealt(Item, frozen=True, tag="dealt"):
+    """The provider has done its part of an operation ahead.
+
+    Attributes:
+        offline: bytes of corrections that are kept, by rank of the receiver.
+        seconds: it took.
+    """
+
+    offline: dict[int, int]
+    seconds: float
+
+
+class Used(Item, frozen=True, tag="used"):
+    """A prepared run has ended.
+
+    Attributes:
+        used: steps that were taken.
+        beside: commands that were dealt for anew.
+        left: steps that were not taken.
+        reason: why the first command did not fit; empty if all did.
+    """
+
+    used: int
+    beside: int
+    left: int
+    reason: str
+
+
+class Restored(Item, frozen=True, tag="restored"):
+    """A file is loaded and deleted; it had this block."""
+
+    block: int
+
+
 class Refused(Item, frozen=True, tag="refused"):
     """It was not done.
 
@@ -387,9 +538,10 @@ class Ended(Item, frozen=True, tag="ended"):
 
 ToMember = (
     Propose | Open | Command | Input | Expect | Deposit | Output | Sync | Close | Save | ListCheckpoints | Load | Prune
-    | Join | AllReduce | Broadcast | Pass
+    | Join | AllReduce | Broadcast | Pass | Prepare | StandIn | Placeholder | Trace | Finish | Use | Leave
+    | SavePrepared | LoadPrepared
 )  # fmt: skip
-Answer = Fresh | Opened | Share | Synced | Saved | Checkpoints | Loaded | Refused
+Answer = Fresh | Opened | Share | Synced | Saved | Checkpoints | Loaded | Dealt | Used | Restored | Refused
 Notice = Progress | Ended
 
 _MAPS: dict[str, type[BilinearMap]] = {

@@ -293,6 +293,15 @@ MESSAGES = {
         "all reduce": "session:bytes operation:int inputs:[int] outputs:[int] shapes:[[int]]",
         "broadcast": "session:bytes operation:int numbers:[int] shapes:[[int]]",
         "pass": "session:bytes operation:int source:int target:int numbers:[int] shapes:[[int]]",
+        "prepare": "session:bytes block:int limit:int unused:[int]=[]",
+        "stand in": "session:bytes run:int numbers:[int] originals:[int]",
+        "placeholder": "session:bytes number:int shape:[int]",
+        "trace": "session:bytes name:str inputs:[int] outputs:[int] public:{any} forget:[int]=[]",
+        "finish": "session:bytes keep:bool",
+        "use": "session:bytes block:int run:int unused:[int]=[]",
+        "leave": "session:bytes",
+        "save prepared": "session:bytes block:int name:str",
+        "load prepared": "session:bytes name:str",
     },
     "Answer": {
         "fresh": "fresh:bytes",
@@ -302,6 +311,9 @@ MESSAGES = {
         "saved": "size:int",
         "checkpoints": "entries:[CheckpointEntry] problems:[str]",
         "loaded": "structure:bytes shapes:[[int]]",
+        "dealt": "offline:{int} seconds:float",
+        "used": "used:int beside:int left:int reason:str",
+        "restored": "block:int",
         "refused": "kind:str text:str",
     },
     "Approval": {"waiting": "decided:bool=false", "decide": "number:int approve:bool"},
@@ -631,9 +643,11 @@ def hkdf(salt: bytes, key: bytes, info: bytes, count: int) -> bytes:
 
 
 class Stream:
-    """The stream of one operation of a pair."""
+    """The stream of one operation of a pair, or of a step of a block that was prepared."""
 
-    def __init__(self, secret: bytes, operation: int) -> None:
+    def __init__(self, secret: bytes, operation: int, block: int = 0) -> None:
+        if block:
+            secret = hmac.digest(secret, b"sharetorch/v2/prepared/%d\x01" % block, "sha256")
         number = operation // 65536
         self.key = hmac.digest(secret, b"sharetorch/v2/operations/%d\x01" % number, "sha256")[:16]
         self.block = operation << 64

@@ -178,6 +178,34 @@ def test_both_runtimes_agree(
         assert (one - other).abs().max() <= tolerance if one.is_floating_point() else torch.equal(one, other)
 
 
+def _run_prepared(workers: list[Any], program: Any) -> tuple[list[Any], dict[str, Traffic]]:
+    """As ``_run`` for two parties by tables, prepared before."""
+
+    def share(x: Any, **options: Any) -> Any:
+        return x.share(*workers[:2], crypto_provider=workers[-1], protocol="tables", **options)
+
+    session = share(torch.zeros(1)).session
+    with session.costs.listen() as heard:
+        prepared = session.prepare(lambda: program(share))
+        with prepared:
+            results = program(share)
+        opened = [part.detach().get() if isinstance(part, SharedTensor) else part for part in results]
+    return opened, {name: record.traffic for name, record in heard.by_operation.items()}
+
+
+@pytest.mark.filterwarnings("error::sharetorch.mpc.tensor.preparing.PreparedUnusedWarning")
+@pytest.mark.parametrize("program", ALL, ids=lambda part: part.__name__.strip("_"))
+def test_both_runtimes_agree_on_what_is_prepared(virtual: list[Any], networked: list[Any], program: Any) -> None:
+    expected, declared = _run_prepared(virtual, program)
+    found, counted = _run_prepared(networked, program)
+    assert counted == declared
+    assert not any(traffic.offline for name, traffic in counted.items() if name != "prepare")
+    tolerance = TOLERANCE.get(program, 8 * UNIT)
+    for one, other in zip(found, expected, strict=True):
+        assert one.shape == other.shape and one.dtype == other.dtype
+        assert (one - other).abs().max() <= tolerance if one.is_floating_point() else torch.equal(one, other)
+
+
 def test_every_operation_of_the_table_is_covered(virtual: list[Any]) -> None:
     names: set[str] = set()
     for program, count, protocol in CASES:

@@ -37,14 +37,23 @@ from sharetorch.remote.sessions.messages import (
     Command,
     Deposit,
     Expect,
+    Finish,
     Fresh,
     Input,
+    Leave,
+    LoadPrepared,
     Open,
     Output,
+    Placeholder,
+    Prepare,
     Propose,
     Refused,
+    SavePrepared,
+    StandIn,
     Sync,
     Synced,
+    Trace,
+    Use,
     written,
 )
 from tests.network.tools import until
@@ -218,6 +227,10 @@ COMMANDS: dict[str, tuple[Attack, str]] = {
     "written to no operand": (lambda r: r.command("write_all", r.x, writes=[[2, [0], [1]]]), ""),
     "written without sources": (lambda r: r.command("write_all", r.x, writes=[[0, [], []]]), ""),
     "factors of another number": (lambda r: r.command("write_all", r.x, writes=[[0, [0], [1, 2]]]), ""),
+    "a step to no operand": (lambda r: r.command("descend", r.x, steps=[[0, [0], [1], 3]], scaling=[1, 1, 1]), ""),
+    "a step of nothing": (lambda r: r.command("descend", r.x, steps=[[0, [], [], 0]], scaling=[1, 1, 1]), ""),
+    "a step too large": (lambda r: r.command("descend", r.x, steps=[[0, [0], [1], 0]], scaling=[40, 1, 40]), ""),
+    "a step that is no number": (lambda r: r.command("descend", r.x, steps=[[0, [0], [1], 0]], scaling=["1", 1]), ""),
     "output that was not refreshed": (lambda r: Output(r.id, r.x), "OperationNotAllowedError"),
     "output of what is not there": (lambda r: Output(r.id, 12345), "ObjectGoneError"),
     "input of another size": (lambda r: r.input([2], 8), "MalformedRequestError"),
@@ -232,6 +245,14 @@ COMMANDS: dict[str, tuple[Attack, str]] = {
     "expected shape without end": (lambda r: Expect(r.id, r.next, new_id(), "bob", [HUGE]), "LimitExceededError"),
     "expected negative shape": (lambda r: Expect(r.id, r.next, new_id(), "bob", [-1]), "MalformedRequestError"),
     "nobody ever sends it": (lambda r: Expect(r.id, r.next, new_id(), "bob", [1]), "DeadlineExceededError"),
+    "block left out": (lambda r: Prepare(r.id, 2, HUGE), "ProtocolError"),
+    "block without a number": (lambda r: Prepare(r.id, 0, HUGE), "ProtocolError"),
+    "objects of no block": (lambda r: StandIn(r.id, 1, [new_id()], [r.x]), "ProtocolError"),
+    "placeholder of no block": (lambda r: Placeholder(r.id, new_id(), [1]), "ProtocolError"),
+    "operation of no block": (lambda r: Trace(r.id, "negate", [r.x], [new_id()], {}), "ProtocolError"),
+    "end of no block": (lambda r: Finish(r.id, True), "ProtocolError"),
+    "run of no block": (lambda r: Use(r.id, 1, 1), "ProtocolError"),
+    "end of no run": (lambda r: Leave(r.id), "ProtocolError"),
 }  # fmt: skip
 
 
@@ -498,3 +519,115 @@ def test_products_are_what_they_were(group: Group, rogue: Rogue) -> None:
     """The rules leave honest programs alone."""
     made = rogue.session.command("bilinear", rogue.x, rogue.x, function=Product())
     assert rogue.session.reveal_elements(made[0]).tolist() == [[1, 1, 1], [1, 1, 1]]
+
+
+# ---------------------------------------------------------------------------------------------------- prepared programs
+
+PROVIDER = 2
+
+
+def _begin_block(rogue: Rogue, run: bool = True) -> None:
+    """Begin block 1 at all members, and its first run at the provider."""
+    assert all(isinstance(rogue.ask(Prepare(rogue.id, 1, HUGE), rank), Synced) for rank in range(3))
+    if run:
+        assert isinstance(rogue.ask(StandIn(rogue.id, 1, [], []), PROVIDER), Synced)
+
+
+TRACES: dict[str, tuple[Attack, str]] = {
+    "run left out": (lambda r: StandIn(r.id, 3, [], []), "ProtocolError"),
+    "run repeated": (lambda r: StandIn(r.id, 1, [], []), "ProtocolError"),
+    "stands for nothing": (lambda r: StandIn(r.id, 2, [new_id()], []), "MalformedRequestError"),
+    "stands for what is not there": (lambda r: StandIn(r.id, 2, [new_id()], [12345]), "ObjectGoneError"),
+    "stands in the place of another": (lambda r: StandIn(r.id, 2, [r.x], [r.x]), "MalformedRequestError"),
+    "stands twice": (lambda r: StandIn(r.id, 2, [77, 77], [r.x, r.x]), "MalformedRequestError"),
+    "placeholder in the place of another": (lambda r: Placeholder(r.id, r.x, [1]), "MalformedRequestError"),
+    "placeholder of a negative shape": (lambda r: Placeholder(r.id, new_id(), [-1]), "MalformedRequestError"),
+    "operand that is not there": (lambda r: Trace(r.id, "negate", [12345], [new_id()], {}), "ObjectGoneError"),
+    "result in the place of another": (lambda r: Trace(r.id, "negate", [r.x], [r.x], {}), "MalformedRequestError"),
+    "results too many": (lambda r: Trace(r.id, "negate", [r.x], [new_id(), new_id()], {}), "ProtocolError"),
+    "another block": (lambda r: Prepare(r.id, 2, HUGE), "ProtocolError"),
+    "a run of what is not made": (lambda r: Use(r.id, 1, 1), "ProtocolError"),
+    "a command meanwhile": (lambda r: r.command("negate", r.x), "ProtocolError"),
+}
+
+
+@pytest.mark.parametrize("attack", TRACES)
+def test_what_a_provider_that_works_ahead_refuses(group: Group, rogue: Rogue, attack: str) -> None:
+    make, kind = TRACES[attack]
+    _begin_block(rogue)
+    since = len(group.noted(PROVIDER))
+    answer = rogue.ask(make(rogue), PROVIDER)
+    assert isinstance(answer, Refused) and answer.kind == kind, answer
+    assert ("mallory", kind) in [(who, what) for who, _, what in group.noted(PROVIDER, since)]
+    assert until(lambda: any(what.startswith("session ended") for _, what, _ in group.noted(PROVIDER, since)))
+    assert group.computes()
+
+
+def test_an_operation_before_the_first_run_is_refused(group: Group, rogue: Rogue) -> None:
+    _begin_block(rogue, run=False)
+    answer = rogue.ask(Trace(rogue.id, "negate", [rogue.x], [new_id()], {}), PROVIDER)
+    assert answer.kind == "ProtocolError" and group.computes()
+
+
+FORGIVEN: dict[str, tuple[Attack, str]] = {
+    "unknown operation": (lambda r: Trace(r.id, "open", [r.x], [new_id()], {}), "UnsupportedOperationError"),
+    "debugging": (
+        lambda r: Trace(r.id, "check_range", [r.x], [new_id()], {"limit_bits": 1}), "OperationNotAllowedError"
+    ),
+    "placeholder without end": (lambda r: Placeholder(r.id, new_id(), [HUGE]), "LimitExceededError"),
+    "shape without end": (
+        lambda r: Trace(
+            r.id, "local", [r.x], [new_id()],
+            written({"function": "aten.repeat.default", "args": (Slot(0), [1, HUGE]), "kwargs": {}}),
+        ),
+        "LimitExceededError",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("attack", FORGIVEN)
+def test_nothing_more_is_prepared_after_a_refusal_and_the_session_goes_on(
+    group: Group, rogue: Rogue, attack: str
+) -> None:
+    make, kind = FORGIVEN[attack]
+    _begin_block(rogue)
+    answer = rogue.ask(make(rogue), PROVIDER)
+    assert isinstance(answer, Refused) and answer.kind == kind, answer
+    assert rogue.ask(Trace(rogue.id, "negate", [rogue.x], [new_id()], {}), PROVIDER).kind == "PreparationError"
+    assert isinstance(rogue.ask(Finish(rogue.id, True), PROVIDER), Synced)
+    made = rogue.session.command("bilinear", rogue.x, rogue.x, function=Product())
+    assert rogue.session.reveal_elements(made[0]).tolist() == [[1, 1, 1], [1, 1, 1]]
+    assert rogue.ask(Use(rogue.id, 1, 1), PROVIDER).kind == "PreparationError"
+    assert group.computes()
+
+
+@pytest.mark.parametrize("rank", [0, PROVIDER], ids=["party", "provider"])
+@pytest.mark.parametrize(
+    ("run", "kind"), [(1, "CorrelationReusedError"), (0, "CorrelationReusedError"), (3, "ProtocolError")]
+)
+def test_a_run_begins_once_and_in_its_turn(group: Group, rogue: Rogue, run: int, kind: str, rank: int) -> None:
+    session = rogue.session
+    prepared = session.prepare(lambda: session.command("bilinear", rogue.x, rogue.x, function=Product()), count=3)
+    with prepared:
+        session.command("bilinear", rogue.x, rogue.x, function=Product())
+    answer = rogue.ask(Use(rogue.id, 1, run), rank)
+    assert isinstance(answer, Refused) and answer.kind == kind, answer
+    assert group.computes()
+
+
+def test_a_run_does_not_begin_in_another(group: Group, rogue: Rogue) -> None:
+    session = rogue.session
+    prepared = session.prepare(lambda: session.command("negate", rogue.x), count=2)
+    with pytest.raises(ShareTorchError), prepared:
+        assert rogue.ask(Use(rogue.id, 1, 2)).kind == "ProtocolError"
+        session.sync()
+    assert group.computes()
+
+
+def test_files_of_a_worker_without_a_folder(group: Group, rogue: Rogue) -> None:
+    for item in (SavePrepared(rogue.id, 1, "steps"), LoadPrepared(rogue.id, "steps")):
+        answer = rogue.ask(item, PROVIDER)
+        assert answer.kind == "PreparationError" and "no state folder" in answer.text
+    assert isinstance(rogue.ask(Sync(rogue.id), PROVIDER), Synced)
+    assert rogue.ask(SavePrepared(rogue.id, 1, "steps")).kind == "ProtocolError"  # a party
+    assert group.computes()

@@ -450,7 +450,9 @@ def integers(values: Any) -> list[int]:
 def test_streams(vector: Any) -> None:
     """Draws follow each other on one stream."""
     secret = bytes.fromhex(vector["secret"])
-    theirs, mine = independent.Stream(secret, vector["operation"]), PairSecret(secret).stream(vector["operation"])
+    block, pair = vector.get("block", 0), PairSecret(secret)
+    theirs = independent.Stream(secret, vector["operation"], block)
+    mine = (pair.block(block) if block else pair).stream(vector["operation"])
     read: dict[str, tuple[Callable[..., Any], Callable[..., Any]]] = {
         "bytes": (lambda n: list(theirs.bytes(n)), mine.bytes),
         "words": (lambda n: theirs.uniform(n, 1 << 64), lambda n: mine.words((n,))),

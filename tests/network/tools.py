@@ -55,7 +55,7 @@ if spec["sources"]:
 sessions = None
 if spec["sessions"]:
     from sharetorch.remote.sessions.hosting import SessionHost
-    sessions = SessionHost(node, identity, settings)
+    sessions = SessionHost(node, identity, settings, state=Path(spec["state"]) if spec["state"] else None)
 server = WorkerServer(node, identity, "127.0.0.1", spec["port"], settings, sessions)
 server.start()
 print("ready", flush=True)
@@ -153,6 +153,7 @@ def start_worker(
     sessions: bool = False,
     sources: Any = (),
     audit: Path | None = None,
+    state: Path | None = None,
 ) -> WorkerProcess:
     """Start a worker process; ``wait`` of it waits until it listens.
 
@@ -168,6 +169,7 @@ def start_worker(
         sessions: whether it takes part in sessions.
         sources: data sets, as in a configuration.
         audit: file of the audit.
+        state: folder for checkpoints and what was prepared.
     """
     port = port or free_port()
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
@@ -181,7 +183,7 @@ def start_worker(
     spec = {
         "id": id, "keys": str(keys), "port": port, "peers": dict(peers or {}), "settings": dict(settings or {}),
         "limits": dict(limits or {}), "data": list(data), "private": private, "sessions": sessions,
-        "sources": list(sources), "audit": str(audit or ""),
+        "sources": list(sources), "audit": str(audit or ""), "state": str(state or ""),
     }  # fmt: skip
     assert process.stdin is not None
     process.stdin.write(json.dumps(spec) + "\n")
