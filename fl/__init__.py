@@ -15,9 +15,12 @@ Modules, each using only earlier ones:
     serving       training at a worker, as the worker does it
     client        training on data sets of one's own
     utils         averages and data to try things on
+    rounds        federated learning in rounds
+    aggregation   updates aggregated in MPC, seen by nobody
+    masking       updates summed by one aggregator, under pairwise masks
 """
 
-from sharetorch.fl import utils
+from sharetorch.fl import rounds, utils
 from sharetorch.fl.client import FederatedClient
 from sharetorch.fl.datasets import BaseDataset, FederatedDataset
 from sharetorch.fl.federate import federate
@@ -45,5 +48,6 @@ __all__ = [
     "federated_avg",
     "fit",
     "remove_dataset",
+    "rounds",
     "utils",
 ]

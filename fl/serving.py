@@ -28,7 +28,7 @@ from sharetorch.mpc.errors import (
     TrainingError,
 )
 from sharetorch.remote import labels
-from sharetorch.remote.access import may_read, usable
+from sharetorch.remote.access import askers, may_read, usable
 from sharetorch.remote.audit import Call
 from sharetorch.remote.messages import Evaluate, Train, Values
 from sharetorch.remote.node import Node, handles
@@ -113,7 +113,7 @@ class Job(NamedTuple):
         model: the model.
         records: the objects that are settings and model.
         dataset: the data.
-        reader: on whose behalf.
+        askers: who asks and on whose behalf: all must be allowed to have what comes of it.
     """
 
     node: Node
@@ -121,14 +121,14 @@ class Job(NamedTuple):
     model: ModelState
     records: tuple[Record, ...]
     dataset: BaseDataset
-    reader: str
+    askers: tuple[str, ...]
 
     @property
     def hidden(self) -> bool:
         """Whether whoever asks may not have what comes of data and model."""
         readers = self.dataset.readers
-        allowed = readers is None or self.reader in readers
-        return not allowed or not all(may_read(record, self.reader) for record in self.records)
+        allowed = readers is None or readers.issuperset(self.askers)
+        return not allowed or not all(may_read(record, name) for record in self.records for name in self.askers)
 
     def narrow(self) -> None:
         """Let model and settings be as secret as the data set: graphs may keep data in either."""
@@ -180,7 +180,8 @@ def _two(results: Any) -> tuple[Tensor, Tensor]:
     return results[0].reshape(()), results[1]
 
 
-def _job(node: Node, request: Train | Evaluate, call: Call) -> Job:
+def job_of(node: Node, request: Train | Evaluate, call: Call) -> Job:
+    """What a request asks for, with the graphs it brings kept."""
     call.user = request.options.get("user")
     settings = usable(node, request.config, call)
     config = settings.value
@@ -190,7 +191,7 @@ def _job(node: Node, request: Train | Evaluate, call: Call) -> Job:
     if not isinstance(record.value, ModelState):
         raise MalformedRequestError(f"Object {config.model} is no model of a TrainConfig.")
     dataset = find_dataset(node, request.dataset)
-    job = Job(node, config, record.value, (settings, record), dataset, call.user or call.sender)
+    job = Job(node, config, record.value, (settings, record), dataset, askers(node, call))
     for step in msgspec.convert(request.options.get("steps", []), list[RecordedStep]):
         if not all(type(tensor) is Tensor for tensor in step.constants):
             raise MalformedRequestError("Constants of a step are plain tensors.")
@@ -201,7 +202,7 @@ def _job(node: Node, request: Train | Evaluate, call: Call) -> Job:
 @handles(Train)
 def serve_training(node: Node, request: Train, call: Call) -> Values:
     """Serve ``Train``."""
-    job = _job(node, request, call)
+    job = job_of(node, request, call)
     missing = job.missing(job.forms(job.config.settings, True))
     if missing:
         return Values([None, missing])
@@ -227,10 +228,10 @@ def _optimizer(job: Job) -> Any:
 @handles(Evaluate)
 def serve_evaluation(node: Node, request: Evaluate, call: Call) -> Values:
     """Serve ``Evaluate``."""
-    job = _job(node, request, call)
+    job = job_of(node, request, call)
     if job.hidden:
         raise GetNotPermittedError(
-            f"{job.reader} may not have figures computed from data set {request.dataset!r} of {node.id}. Its owner "
+            f"{job.askers[0]} may not have figures computed from data set {request.dataset!r} of {node.id}. Its owner "
             "can allow it with add_dataset(..., users=[...])."
         )
     wanted = msgspec.convert(request.options.get("wanted", []), Wanted)

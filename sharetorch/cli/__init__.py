@@ -9,7 +9,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from sharetorch.cli import doctor, keygen, requests, up, worker
+from sharetorch.cli import doctor, fl, keygen, requests, up, worker
 from sharetorch.cli.output import Raw, fail
 from sharetorch.mpc.errors import ShareTorchError
 
@@ -20,6 +20,7 @@ examples:
   sharetorch worker --config /etc/sharetorch/worker.toml
   sharetorch doctor --config /etc/sharetorch/worker.toml
   sharetorch requests list --config /etc/sharetorch/worker.toml
+  sharetorch fl simulate --clients 20 --dataset digits --rule median --byzantine 0.3 --attack sign-flip
 """
 
 
@@ -53,6 +54,6 @@ def parser() -> argparse.ArgumentParser:
         formatter_class=Raw,
     )
     commands = found.add_subparsers(title="commands", required=True, metavar="COMMAND")
-    for module in (worker, keygen, up, doctor, requests):
+    for module in (worker, keygen, up, doctor, requests, fl):
         module.add(commands)
     return found

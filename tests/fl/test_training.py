@@ -415,6 +415,18 @@ def test_a_model_trained_on_hidden_data_stays_hidden_when_it_goes_on_to_open_dat
     assert fl.fit(bob, "hidden", user="dora") is not None
 
 
+def test_to_name_a_user_gives_no_more_rights(bob: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    data, target = fl.utils.create_gaussian_mixture_toy_data(20)
+    fl.add_dataset(bob, fl.BaseDataset(data.private_tensor(allowed_users=("dora",)), target), "hidden")
+    config = fl.TrainConfig(mlp(), F.cross_entropy)
+    config.send(bob)
+    assert fl.evaluate(bob, "hidden", user="dora")
+    monkeypatch.setattr(bob, "spokesmen", frozenset())
+    assert fl.fit(bob, "hidden", user="dora") is None
+    with pytest.raises(GetNotPermittedError, match="dora may not have figures"):
+        fl.evaluate(bob, "hidden", user="dora")
+
+
 def test_a_graph_cannot_carry_hidden_data_over_to_another_model(bob: Any) -> None:
     """A constant of the graph is overwritten with hidden data; then the model is replaced by one that is open."""
     kept = torch.zeros(8, 2)
