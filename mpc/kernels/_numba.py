@@ -60,7 +60,11 @@ class Kernel:
     def _compile(self) -> None:
         with _compile_lock:
             if not self._ready:
-                self._dispatcher.compile(types.void(*self._signature))
+                try:
+                    self._dispatcher.compile(types.void(*self._signature))
+                except OSError:  # it is compiled, and could not be kept: a disk is full
+                    if not self._dispatcher.signatures:
+                        raise
                 self._dispatcher.disable_compile()
                 self._ready = True
 

@@ -1,5 +1,6 @@
 """Splitting work over threads, and compiling once."""
 
+import errno
 import multiprocessing
 import os
 import threading
@@ -24,6 +25,7 @@ from sharetorch.mpc.kernels import (
     thread_count,
     truncation_combine,
 )
+from sharetorch.mpc.kernels._numba import kernel, read_only, writable
 from sharetorch.mpc.kernels._threads import in_parts
 
 
@@ -135,3 +137,20 @@ def test_a_forked_child_can_compute() -> None:
     child.start()
     child.join(20)
     assert child.exitcode == 0
+
+
+def test_a_kernel_that_cannot_be_kept_on_disk_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A full disk is no reason to stop."""
+
+    @kernel(read_only("int64"), writable("int64"))
+    def double(x: Any, out: Any) -> None:
+        for i in range(x.size):
+            out[i] = 2 * x[i]
+
+    def save_overload(*_: Any) -> None:
+        raise OSError(errno.EFBIG, "File too large")
+
+    monkeypatch.setattr(double._dispatcher._cache, "save_overload", save_overload)
+    out = np.zeros(3, np.int64)
+    double(np.arange(3), out)
+    assert out.tolist() == [0, 2, 4]
