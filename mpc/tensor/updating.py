@@ -18,6 +18,7 @@ from sharetorch.mpc.ring import WORD_BITS, PowerRing
 from sharetorch.mpc.session import Waiting
 from sharetorch.mpc.tensor import shared
 from sharetorch.mpc.tensor.arithmetic import Debug, check_factor, combination, is_scalar, multiple
+from sharetorch.mpc.tensor.encodings import collocated, common
 from sharetorch.mpc.tensor.shared import SharedTensor, aten
 from sharetorch.mpc.tensor.structural import on_shadows
 from sharetorch.mpc.tensor.writing import Sum, in_place, require_writable, write_sum, write_sums
@@ -106,8 +107,15 @@ class Update(Waiting):
         )
 
     def add(self, ys: Sequence[Any], alpha: Any) -> bool:
-        """Add alpha * y to every sum; tells whether it could."""
+        """Add alpha * y to every sum; tells whether it could.
+
+        Raises:
+            MismatchError: a y is of another session, or of another precision.
+        """
         whole, pairs = float(alpha).is_integer(), list(zip(self.sums, ys, strict=True))
+        for part, y in pairs:
+            collocated(part.target, y)
+            common([part.encoding, y.encoding])
         fitting = all(
             y.shape == part.target.shape and y.encoding.base == 2 and y.encoding.scale <= part.encoding.scale
             for part, y in pairs

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 import sharetorch as st
+from sharetorch.mpc.errors import MismatchError
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "plain": {},
@@ -154,6 +155,18 @@ def test_steps_that_cannot_be_joined(case: str, members: dict[str, Any]) -> None
     options = {"truncation": "exact"} if case == "exact truncation" else {}
     made = run(lambda x: x.share(*members["parties"], crypto_provider=members["crypto_provider"], **options))
     near(made, run(lambda x: x.clone()))
+
+
+def test_gradients_that_do_not_belong_are_refused_while_sums_wait(members: dict[str, Any]) -> None:
+    b, g = vectors(1, 2)
+    other_protocol = g.share(*members["parties"], crypto_provider=members["crypto_provider"], protocol="securenn")
+    other_precision = share(g.fix_precision(precision_fractional=12, base=2), members)
+    for other in (other_protocol, other_precision):
+        buf = share(b, members)
+        torch._foreach_mul_([buf], 0.5)
+        with pytest.raises(MismatchError):
+            torch._foreach_add_([buf], [other])
+        near([buf], [b / 2])
 
 
 def test_shared_and_plain_parameters_in_one_optimizer(members: dict[str, Any]) -> None:
