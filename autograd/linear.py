@@ -1,4 +1,4 @@
-"""Linear layers: the backward pass opens the gradient once, and makes both products in the same rounds."""
+"""Linear layers: the backward pass opens the gradient once for both products; that of the weights can wait."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from sharetorch.autograd.engine import apply, is_shared
 from sharetorch.mpc.tensor.products import linear as product_of_rows
-from sharetorch.mpc.tensor.products import matrix_products
+from sharetorch.mpc.tensor.products import weight_gradient
 from sharetorch.mpc.tensor.shared import rule
 
 
@@ -29,9 +29,11 @@ class _Linear(torch.autograd.Function):
     def backward(ctx: Any, gradient: Any) -> Any:
         x, transposed = ctx.saved_tensors
         for_x, for_w, for_b = ctx.needs_input_grad
-        pairs = [pair for pair, needed in (((gradient, transposed.t()), for_x), ((gradient.t(), x), for_w)) if needed]
-        made = iter(matrix_products(pairs))
-        return next(made) if for_x else None, next(made) if for_w else None, gradient.sum(0) if for_b else None
+        return (
+            torch.mm(gradient, transposed.t()) if for_x else None,
+            weight_gradient(gradient.t(), x) if for_w else None,
+            gradient.sum(0) if for_b else None,
+        )
 
 
 _LINEAR = F.linear

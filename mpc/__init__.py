@@ -9,6 +9,7 @@ ring         Z_2^64, small powers of two, fields of any size
 odd_ring     Z_{2^64 - 1}, inside comparisons
 fixedpoint   real numbers as ring elements
 randomness   cryptographic streams, seeds per pair and label
+discrete_gaussian  integers from a discrete Gaussian distribution
 sealed       encrypted files, written whole or not at all
 share        splitting, reconstructing, one member's share
 cost         rounds and bytes, declared and counted
@@ -18,7 +19,7 @@ party        one member as its protocols see it
 provider     correlated randomness
 protocols    opening, bilinear, arithmetic, planes, radix_tree, mask_comparison, truncation, scaled_truncation,
              products, private_compare, securenn, securenn_paper, selection, pairs, sorting, tables, fss, functions,
-             suite
+             suite, noise
 linear       local operations
 operations   the command table
 preparing    the provider's part of a program, made ahead

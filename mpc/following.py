@@ -443,16 +443,25 @@ def _write_all(c: _Command) -> Labels:
 def _descend(c: _Command) -> Labels:
     """What the first target of a step becomes is added to the second one."""
     labels: list[Label | None] = []
-    for (first, sources, _, second), moved_out, out in zip(c.public["steps"], c.outs[::2], c.outs[1::2], strict=True):
-        changed = _target(c, moved_out, int(first), sources)
+    steps = zip(c.public["steps"], c.outs[::2], c.outs[1::2], strict=True)
+    for number, ((first, sources, _, second), moved_out, out) in enumerate(steps):
+        products = [
+            (_map(f, [c.labels[i], c.labels[j]], [c.shapes[i], c.shapes[j]], moved_out), moved_out)
+            for step, f, i, j in c.public.get("products", ())
+            if step == number
+        ]
+        changed = _target(c, moved_out, int(first), sources, products)
         labels += [changed, elementwise([c.labels[second], changed], [c.shapes[second], moved_out], out, "combine")]
     return tuple(labels)
 
 
-def _target(c: _Command, out: Shape, target: int, sources: Sequence[int]) -> Label | None:
-    """What a target written to as a whole holds afterwards."""
-    made_by = None if len(sources) == 1 else "combine"
-    written = elementwise([c.labels[k] for k in sources], [c.shapes[k] for k in sources], out, made_by)
+def _target(
+    c: _Command, out: Shape, target: int, sources: Sequence[int], more: Sequence[tuple[Label | None, Shape]] = ()
+) -> Label | None:
+    """What a target written to as a whole holds afterwards: a sum of operands and of more."""
+    parts = [*((c.labels[k], c.shapes[k]) for k in sources), *more]
+    made_by = None if len(parts) == 1 else "combine"
+    written = elementwise([label for label, _ in parts], [shape for _, shape in parts], out, made_by)
     label = c.labels[target]
     if label is None or not label.restricted:
         return written
@@ -484,6 +493,7 @@ RULES: dict[str, Rule] = {
     "square_root": _each("square_root"),
     "inverse_square_root": _each("square_root"),
     "refresh": _each(None),
+    "add_noise": _each(None),
     "write": _write,
     "write_all": _write_all,
     "descend": _descend,

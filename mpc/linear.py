@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -133,11 +134,21 @@ GATHER_WINDOWS = Window("gather_windows", _gather_windows)
 SCATTER_WINDOWS = Window("scatter_windows", _scatter_windows)
 
 
+def _index(x: Tensor, indices: Sequence[Tensor | None]) -> Tensor:
+    """``aten.index``; rows by one index are copied whole, as numpy does it, and not element by element."""
+    first = indices[0]
+    plain = first is not None and first.dtype in (torch.int64, torch.bool) and first.device.type == "cpu"
+    if first is None or not plain or len(indices) > 1 or x.device.type != "cpu" or x.dim() == 0:
+        return torch.as_tensor(_aten.index.Tensor(x, indices))
+    return torch.from_numpy(np.asarray(x.numpy()[first.numpy()]))
+
+
 def _register() -> None:
-    FUNCTIONS.update({str(window): window for window in (GATHER_WINDOWS, SCATTER_WINDOWS)})
     for name in VIEWS | _COPIES:
         _, packet, overload = name.split(".")
         FUNCTIONS[name] = getattr(getattr(_aten, packet), overload)
+    FUNCTIONS.update({str(window): window for window in (GATHER_WINDOWS, SCATTER_WINDOWS)})
+    FUNCTIONS[str(_aten.index.Tensor)] = _index
 
 
 _register()

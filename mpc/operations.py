@@ -17,11 +17,12 @@ from torch import Tensor
 from sharetorch.mpc import kernels, linear
 from sharetorch.mpc.errors import RangeCheckError, UnsupportedOperationError
 from sharetorch.mpc.party import Party
-from sharetorch.mpc.protocols import arithmetic, functions, selection, sorting
+from sharetorch.mpc.protocols import arithmetic, functions, noise, selection, sorting
 from sharetorch.mpc.protocols import products as beaver
 from sharetorch.mpc.protocols.bilinear import BilinearMap
-from sharetorch.mpc.protocols.products import Term
-from sharetorch.mpc.protocols.scaled_truncation import Scaling, truncate_and_scale
+from sharetorch.mpc.protocols.opening import masked
+from sharetorch.mpc.protocols.products import Term, hidden_product
+from sharetorch.mpc.protocols.scaled_truncation import Scaling, truncate_and_scale_hidden
 from sharetorch.mpc.ring import Elements
 from sharetorch.mpc.share import ArithmeticShare
 
@@ -269,6 +270,12 @@ async def refresh(party: Party, x: ArithmeticShare) -> Result:
 
 
 @operation
+async def add_noise(party: Party, x: ArithmeticShare, *, variance: int, digits: int) -> Result:
+    """x + discrete Gaussian noise of variance / 2^digits of each party's own. No messages."""
+    return noise.add_noise(party, x, variance, digits)
+
+
+@operation
 async def write(
     party: Party,
     target: ArithmeticShare,
@@ -306,24 +313,36 @@ async def descend(
     *shares: ArithmeticShare,
     steps: Sequence[tuple[int, Sequence[int], Sequence[int], int]],
     scaling: tuple[int, int, int],
+    products: Sequence[tuple[int, BilinearMap, int, int]] = (),
 ) -> Result:
     """Two ``write`` after one another from one opening, for several pairs of targets: what momentum does.
 
     Args:
         party: this member.
         shares: objects.
-        steps: (place of the first target, places of its sources, factors, place of the second target). The first
-            target becomes the sum of factors times sources, divided by 2^s; to the second one is added what the first
-            one has become, times a / 2^digits.
+        steps: (place of the first target, places of sources, factors, place of the second target). The first target
+            becomes the sum of factors times sources, and of products, divided by 2^s; to the second one is added what
+            the first one has become, times a / 2^digits.
         scaling: s, a, digits.
+        products: (number of a step, f, place of x, place of y): f(x, y) is part of that step's sum. Gradients of
+            weights are such products: nothing but the sum is truncated.
     """
-    terms = [([shares[k] for k in places], factors) for _, places, factors, _ in steps]
     sizes = [shares[first].data.numel() for first, _, _, _ in steps]
-    whole = ArithmeticShare(torch.empty(sum(sizes), dtype=torch.int64, device="meta" if party.is_provider else "cpu"))
-    if not party.is_provider:
-        for part, (held, factors) in zip(whole.data.split(sizes), terms, strict=True):
-            _weigh_into(part, party, held, factors)
-    found = await truncate_and_scale(party, whole, Scaling(*map(int, scaling)))
+    operands = await masked(party, *(shares[k] for _, _, x, y in products for k in (x, y)))
+    factors = list(zip(operands[::2], operands[1::2], strict=True))
+
+    def hide(mask: Tensor) -> None:
+        parts = mask.split(sizes)
+        for (number, function, _, _), pair in zip(products, factors, strict=True):
+            part = parts[int(number)].view(function.shape(*(tuple(operand.mask.shape) for operand in pair)))
+            made = hidden_product(party, function, *pair, part)
+            if made.data_ptr() != part.data_ptr():
+                np.copyto(part.numpy(), made.numpy())
+        if not party.is_provider:
+            for part, (_, places, by, _) in zip(parts, steps, strict=True):
+                _add_weighted(part, party, [shares[k] for k in places], by)
+
+    found = await truncate_and_scale_hidden(party, sum(sizes), hide, Scaling(*map(int, scaling)))
     written: list[ArithmeticShare] = []
     for (first, _, _, second), y, z in zip(steps, *(part.data.split(sizes) for part in found), strict=True):
         shares[first].write(y.view(shares[first].data.shape))
@@ -332,14 +351,14 @@ async def descend(
     return tuple(written)
 
 
-def _weigh_into(out: Tensor, party: Party, shares: Sequence[ArithmeticShare], factors: Sequence[int]) -> None:
-    """Write a sum of shares times public integers behind one another into ``out``, shape (n,)."""
+def _add_weighted(out: Tensor, party: Party, shares: Sequence[ArithmeticShare], factors: Sequence[int]) -> None:
+    """Add a sum of shares times public integers, its elements in order, to ``out``, shape (n,)."""
     parts = [share.data for share in shares]
-    if len(parts) == 2 and all(part.is_contiguous() and part.numel() == out.numel() for part in parts):
-        (x, y), (a, b) = (part.numpy().reshape(-1) for part in parts), factors
-        kernels.weighted_sum(x, y, a, b, out.numpy())
-    else:
-        out.copy_(_weighted(party, shares, factors).data.reshape(-1))
+    if 1 <= len(parts) <= 2 and all(part.is_contiguous() and part.numel() == out.numel() for part in parts):
+        (x, y), (a, b) = (*parts, parts[0])[:2], (*factors, 0)[:2]
+        kernels.add_weighted(x.numpy().reshape(-1), y.numpy().reshape(-1), int(a), int(b), out.numpy())
+    elif parts:
+        party.ring.add_into(_weighted(party, shares, factors).data.reshape(-1), out)
 
 
 async def _divided_together(

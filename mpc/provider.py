@@ -21,7 +21,7 @@ T = TypeVar("T")
 class OneTime(Generic[T]):
     """Correlated randomness that may be used once."""
 
-    def __init__(self, name: str, value: T) -> None:
+    def __init__(self, name: str, value: T | None) -> None:
         self._name = name
         self._value: T | None = value
 
@@ -54,21 +54,23 @@ def random_shares(party: Party, label: str, shape: Any) -> OneTime[Elements]:
         return OneTime(label, party.stream(party.provider, label).uniform(shape, party.ring))
     total = party.stream(0, label).uniform(shape, party.ring)
     for rank in range(1, party.parties):
-        total = party.ring.add_into(total, party.stream(rank, label).uniform(shape, party.ring))
+        total = party.stream(rank, label).add_uniform(total, party.ring)
     return OneTime(label, total)
 
 
 async def dealt_shares(party: Party, label: str, shape: Any, value: Callable[[], Elements]) -> OneTime[Elements]:
-    """Shares of a tensor the provider computes; ``value`` is called at the provider only, which gets the tensor back.
+    """Shares of a tensor the provider computes; ``value`` is called at the provider only, and gives the tensor up.
+
+    The provider has nothing to take afterwards.
 
     Cost: one element per element, offline, from the provider to the last party.
     """
     if party.is_provider:
-        dealt = rest = value()
+        rest = value()
         for rank in range(party.parties - 1):
-            rest = party.ring.subtract_into(rest, party.stream(rank, label).uniform(shape, party.ring))
+            rest = party.stream(rank, label).subtract_uniform(rest, party.ring)
         party.send(party.parties - 1, label, rest, offline=True)
-        return OneTime(label, dealt)
+        return OneTime(label, None)
     if not party.is_last:
         return OneTime(label, party.stream(party.provider, label).uniform(shape, party.ring))
     (correction,) = await party.receive(party.provider, label, Form(RING, tuple(shape)))

@@ -19,13 +19,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from numpy.typing import NDArray
 from torch import Tensor
 
 from sharetorch.mpc import kernels, odd_ring
 from sharetorch.mpc.errors import CorrelationReusedError
-from sharetorch.mpc.kernels._threads import in_parts, thread_count
+from sharetorch.mpc.kernels.keystream import Keystream
 from sharetorch.mpc.ring import Elements, PowerRing, Ring, WideElements, WideField
 
 KEY_BYTES = 16
@@ -35,12 +34,7 @@ OPERATIONS_PER_KEY = 1 << 16
 Entropy = Callable[[int], bytes]
 """Where secrets come from: ``os.urandom``, or a recorded source in tests."""
 
-_ZERO_NONCE = bytes(16)
 _BLOCK = 16
-_STEP = 1 << 18
-_PART = 1 << 20
-"""Bytes worth a thread of their own."""
-_ZEROS = memoryview(bytes(_STEP))
 
 
 def system_entropy(count: int) -> bytes:
@@ -48,87 +42,42 @@ def system_entropy(count: int) -> bytes:
     return os.urandom(count)
 
 
-class _Ended:
-    """What a stream draws from when another has taken its place."""
-
-    def update_into(self, *arguments: Any) -> int:
-        """Raise: what would come now is another operation's."""
-        raise CorrelationReusedError(
-            "This stream belongs to an operation that is over. Draw from the stream of the operation that runs."
-        )
-
-    reset_nonce = update_into
-
-
-class _Key:
-    """AES-128 in counter mode under one key, by as many threads as ask."""
-
-    def __init__(self, key: bytes) -> None:
-        self._key = key
-        self._spare: list[Any] = []
-
-    def encryptor(self) -> Any:
-        """A context of its own at counter 0."""
-        return Cipher(algorithms.AES(self._key), modes.CTR(_ZERO_NONCE)).encryptor()
-
-    def fill(self, out: memoryview, counter: int) -> None:
-        """Write the keystream from a counter on."""
-        try:
-            encryptor = self._spare.pop()
-        except IndexError:
-            encryptor = self.encryptor()
-        encryptor.reset_nonce(counter.to_bytes(_BLOCK, "big"))
-        _draw(encryptor, out)
-        self._spare.append(encryptor)
-
-
-def _draw(encryptor: Any, out: memoryview) -> None:
-    for start in range(0, len(out), _STEP):
-        part = out[start : start + _STEP]
-        encryptor.update_into(_ZEROS[: len(part)], part)
-
-
 class Stream:
     """AES-128-CTR keystream under a key used for nothing else, or a part of one that begins at a counter."""
 
     def __init__(self, key: bytes) -> None:
-        self._key = _Key(key)
-        self._encryptor: Any = self._key.encryptor()
+        self._keystream: Keystream | None = Keystream(key)
         self._start = 0
         self._drawn = 0
 
     def successor(self, number: int) -> Stream:
         """The stream under the same key from counter ``number`` * 2^64 on. This one ends."""
         made = Stream.__new__(Stream)
-        made._key, made._encryptor, self._encryptor = self._key, self._encryptor, _ENDED
+        made._keystream, _, _ = self._next(0)
+        self._keystream = None
         made._start, made._drawn = number << 64, 0
-        made._encryptor.reset_nonce(made._start.to_bytes(_BLOCK, "big"))
         return made
+
+    def _next(self, count: int) -> tuple[Keystream, int, int]:
+        """Keystream, counter of the block in which the next bytes begin, and how many of its bytes are gone.
+
+        Raises:
+            CorrelationReusedError: another stream has taken this one's place.
+        """
+        if self._keystream is None:
+            raise CorrelationReusedError(
+                "This stream belongs to an operation that is over. Draw from the stream of the operation that runs."
+            )
+        block, gone = divmod(self._drawn, _BLOCK)
+        self._drawn += count
+        return self._keystream, self._start + block, gone
 
     def bytes(self, count: int) -> NDArray[np.uint8]:
         """``count`` uniform bytes."""
-        out = np.empty(count, np.uint8)
-        if count <= _STEP:
-            self._encryptor.update_into(_ZEROS[:count], out.data)
-            self._drawn += count
-        elif count < 2 * _PART or thread_count() == 1:
-            _draw(self._encryptor, out.data)
-            self._drawn += count
-        else:
-            self._fill(out.data)
-        return out
-
-    def _fill(self, out: memoryview) -> None:
-        """Write the next bytes, by several threads: the rest of a block, whole blocks in parts, and go on behind."""
-        head = _BLOCK - self._drawn % _BLOCK
-        _draw(self._encryptor, out[:head])
-        body, first = out[head:], self._start + (self._drawn + head) // _BLOCK
-        in_parts(
-            lambda begin, end: self._key.fill(body[begin:end], first + begin // _BLOCK), len(body), _PART, _BLOCK
-        )
-        self._drawn += len(out)
-        self._encryptor.reset_nonce((self._start + self._drawn // _BLOCK).to_bytes(_BLOCK, "big"))
-        _draw(self._encryptor, memoryview(bytearray(self._drawn % _BLOCK)))
+        keystream, counter, gone = self._next(count)
+        out = np.empty(gone + count, np.uint8)
+        keystream.write(counter, out)
+        return out[gone:].copy() if gone else out
 
     def words(self, shape: tuple[int, ...] | torch.Size) -> Tensor:
         """Uniform 64-bit words as int64."""
@@ -142,6 +91,29 @@ class Stream:
         if isinstance(ring, WideField):
             return ring.reduce(WideElements(values))
         return torch.from_numpy(values.astype(np.int64))
+
+    def add_uniform(self, x: Elements, ring: Ring) -> Elements:
+        """x plus uniform ring elements of its shape, in the memory of x, which the caller gives up."""
+        if isinstance(ring, PowerRing):
+            return ring.reduce(self._combined(Keystream.add, np.add, x))
+        return ring.add(x, self.uniform(x.shape, ring))
+
+    def subtract_uniform(self, x: Elements, ring: Ring) -> Elements:
+        """x minus uniform ring elements of its shape, in the memory of x, which the caller gives up."""
+        if isinstance(ring, PowerRing):
+            return ring.reduce(self._combined(Keystream.subtract, np.subtract, x))
+        return ring.subtract(x, self.uniform(x.shape, ring))
+
+    def _combined(self, by: Any, function: Any, x: Tensor) -> Tensor:
+        """Words with the next words of the stream, in one pass over memory."""
+        x = x.contiguous()
+        words = x.numpy().reshape(-1)
+        if self._drawn % _BLOCK:
+            function(words, self.words((words.size,)).numpy(), out=words)
+        else:
+            keystream, counter, _ = self._next(words.nbytes)
+            by(keystream, counter, words, words)
+        return x
 
     def _below(self, bound: int, count: int) -> list[int]:
         width = (bound.bit_length() + 7) // 8
@@ -181,9 +153,6 @@ class Stream:
 
     def _short_words(self, count: int) -> NDArray[np.uint16]:
         return self.bytes(2 * count).view(np.uint16)
-
-
-_ENDED = _Ended()
 
 
 def fresh_stream(entropy: Entropy = system_entropy) -> Stream:

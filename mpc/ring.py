@@ -61,7 +61,7 @@ class Ring(ABC):
         """Multiply matrices (2-d, or 3-d with equal batch sizes)."""
 
     def matmul_add(self, x: Elements, y: Elements, u: Elements, v: Elements, start: Elements) -> Elements:
-        """start + x y + u v for matrices (2-d, or 3-d with equal batch sizes)."""
+        """start + x y + u v for matrices (2-d, or 3-d with equal batch sizes). The caller gives start up."""
         return self.add(self.add(start, self.matmul(x, y)), self.matmul(u, v))
 
     @abstractmethod
@@ -160,18 +160,17 @@ class PowerRing(Ring):
         return self.reduce(torch.from_numpy(multiply(x.numpy(), y.numpy())))
 
     def matmul_add(self, x: Tensor, y: Tensor, u: Tensor, v: Tensor, start: Tensor) -> Tensor:
-        """start + x y + u v mod 2^bits, on the CPU without temporaries."""
+        """start + x y + u v mod 2^bits, on the CPU in the memory of start, which the caller gives up."""
         operands = (x, y, u, v, start)
         if any(operand.device.type != "cpu" for operand in operands):
             return self.reduce(start + self.matmul(x, y) + self.matmul(u, v))
         multiply = kernels.matmul_add if x.dim() == 2 else kernels.batched_matmul_add
-        return self.reduce(torch.from_numpy(multiply(*(operand.numpy() for operand in operands))))
+        return self.reduce(torch.from_numpy(multiply(*(operand.numpy() for operand in operands), reuse=True)))
 
     def linear(self, function: Callable[..., Any], *operands: Tensor) -> Any:
         """Apply the function to the words; sums wrap as they should."""
-        if self.bits == WORD_BITS:
-            return function(*operands)
-        return _map(self.reduce, function(*operands))
+        results = _on_one_thread(function, *operands)
+        return results if self.bits == WORD_BITS else _map(self.reduce, results)
 
 
 class WordField(Ring):
@@ -347,6 +346,26 @@ def _map(function: Callable[..., Any], *results: Any) -> Any:
     if isinstance(results[0], (tuple, list)):
         return tuple(function(*parts) for parts in zip(*results, strict=True))
     return function(*results)
+
+
+_SPINS = "OpenMP" in torch.__config__.parallel_info()
+_MANY_WORDS = 1 << 20
+
+
+def _on_one_thread(function: Callable[..., Any], *operands: Tensor) -> Any:
+    """Call a function of words; unless they are many, torch does it on the caller's thread alone.
+
+    Threads of OpenMP spin for milliseconds after they have helped. With as many members as processors on a machine,
+    that stalls the next kernels for longer than the help was worth.
+    """
+    threads = torch.get_num_threads()
+    if not _SPINS or threads == 1 or any(x.numel() >= _MANY_WORDS for x in operands):
+        return function(*operands)
+    torch.set_num_threads(1)
+    try:
+        return function(*operands)
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _by_numpy(function: Any, x: Tensor, y: Tensor) -> Tensor:

@@ -10,8 +10,8 @@ import itertools
 import os
 import weakref
 from abc import ABC, abstractmethod
-from collections.abc import Callable, MutableMapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, MutableMapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any, Protocol, TypeVar
 
 from torch import Tensor
@@ -47,10 +47,12 @@ class Waiting(ABC):
 
     Attributes:
         passed_over: whether it waits until somebody asks for its results, or something is written.
+        patient: likewise, and at most until somebody looks at the session's costs.
         writes: whether it writes to objects; then it waits alone, and is given even if nobody holds it.
     """
 
     passed_over = False
+    patient = False
     writes = False
 
     @abstractmethod
@@ -114,33 +116,50 @@ class Session(ABC):
         return f"<{type(self).__name__} {names}{provider}, {self.suite.name}>"
 
     def wait(self, command: Waiting) -> None:
-        """Let a command wait until the next one; what reads and what writes do not wait together."""
-        if command.writes or any(made.writes for made in self._who_waits()):
+        """Let a command wait until the next one; what writes waits alone, but for patient ones that came before."""
+        if any(made.writes for made in self._who_waits()):
             self._settle_all()
+        elif command.writes:
+            self._settle(passed_over=True)
         self._waiting.append((lambda: command) if command.writes else weakref.ref(command))
 
     def _who_waits(self) -> list[Waiting]:
         return [made for find in self._waiting if (made := find()) is not None]
 
+    def all_waiting(self, kind: type[W]) -> list[W]:
+        """The commands of a kind that wait, in the order in which they came."""
+        return [made for made in self._who_waits() if isinstance(made, kind)]
+
     def waiting(self, kind: type[W]) -> W | None:
         """A command of a kind that waits, if there is one."""
-        return next((made for made in self._who_waits() if isinstance(made, kind)), None)
+        return next(iter(self.all_waiting(kind)), None)
+
+    @contextmanager
+    def without(self, commands: Sequence[Waiting] | None = None) -> Iterator[None]:
+        """Let these commands wait on during the block, or all: what happens there concerns none of them."""
+        aside = [made for made in self._waiting if commands is None or made() in commands]
+        self._waiting = [made for made in self._waiting if made not in aside]
+        try:
+            yield
+        finally:
+            self._waiting = [*aside, *self._waiting]
 
     def forget(self, command: Waiting) -> None:
         """A command no longer waits."""
         self._waiting = [made for made in self._waiting if made() not in (command, None)]
 
-    def _settle(self, name: str = "") -> None:
-        """Give what waits, the last first; what was passed over only before something is written."""
+    def _settle(self, *, passed_over: bool = False, patient: bool = False) -> None:
+        """Give what waits, the last first; what was passed over and what is patient only if that is wanted."""
         for made in reversed(self._waiting):
             command = made()
-            if command is not None and (name in _WRITING or not command.passed_over):
-                command.settle()
+            if command is None or (command.passed_over and not passed_over) or (command.patient and not patient):
+                continue
+            command.settle()
         self._waiting = [made for made in self._waiting if made() is not None]
 
     def _settle_all(self) -> None:
         """Give everything that waits."""
-        self._settle(next(iter(_WRITING)))
+        self._settle(passed_over=True, patient=True)
 
     def command(self, name: str, *inputs: int, outputs: int = 1, **public: Any) -> tuple[int, ...]:
         """Let all members run an operation on objects they hold, after what waits.
@@ -159,7 +178,7 @@ class Session(ABC):
             ShareTorchError: what the operation raises; then no result is stored.
         """
         if self._waiting:
-            self._settle(name)
+            self._settle(passed_over=name in _WRITING, patient=name in _WRITING)
         return self._command(name, inputs, outputs, public)
 
     @abstractmethod
@@ -185,7 +204,7 @@ class Session(ABC):
     def sync(self) -> None:
         """Wait until all commands are done, and raise what went wrong."""
         if self._waiting:
-            self._settle()
+            self._settle(patient=True)
 
     def close(self) -> None:  # noqa: B027 (members of this process forget when their handles go)
         """End the session: its members forget what they hold."""

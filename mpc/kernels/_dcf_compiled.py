@@ -15,8 +15,9 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 from numpy.typing import NDArray
 
+from sharetorch.mpc.kernels._aes import Rounds
 from sharetorch.mpc.kernels._numba import INT, inline, kernel, read_only, writable
-from sharetorch.mpc.kernels.fixed_key import ROUNDS, vector_words
+from sharetorch.mpc.kernels.fixed_key import vector_words
 
 Words = NDArray[np.uint64]
 
@@ -44,7 +45,7 @@ def _hash_code(
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         low, high, out_low, out_high, round_keys, tweak = arguments
-        aes = _Rounds(builder, vector_words(), round_keys)
+        aes = Rounds(builder, vector_words(), round_keys)
         offset = aes.spread(tweak)
         step = _IN_FLIGHT * aes.width
         with cgutils.for_range(builder, ir.Constant(_I64, BLOCK // step)) as loop:
@@ -83,65 +84,6 @@ def _prefetch_code(typing_context: Any, address: Any, lines: Any) -> Any:
 
 _hash_words: Any = intrinsic(_hash_code)
 _prefetch: Any = intrinsic(_prefetch_code)
-
-
-class _Rounds:
-    """LLVM code for AES on vectors of ``width`` words."""
-
-    def __init__(self, builder: Any, width: int, round_keys: Any) -> None:
-        self.builder = builder
-        self.width = width
-        self.vector = ir.VectorType(_I64, width)
-        pair = ir.VectorType(_I64, 2)
-        repeat = self._indices([0, 1] * (width // 2))
-        self.keys = []
-        for i in range(ROUNDS + 1):
-            key = self._load(round_keys, ir.Constant(_I64, 2 * i), pair)
-            self.keys.append(builder.shuffle_vector(key, key, repeat))
-        suffix = ".512" if width == 8 else ""
-        step = ir.FunctionType(self.vector, [self.vector, self.vector])
-        module = builder.module
-        self.round = cgutils.get_or_insert_function(module, step, f"llvm.x86.aesni.aesenc{suffix}")
-        self.last_round = cgutils.get_or_insert_function(module, step, f"llvm.x86.aesni.aesenclast{suffix}")
-
-    def hash(self, blocks: list[Any]) -> list[Any]:
-        """AES(x) XOR x, round by round for all vectors."""
-        states = [self.builder.xor(block, self.keys[0]) for block in blocks]
-        for key in self.keys[1:-1]:
-            states = [self.builder.call(self.round, [state, key]) for state in states]
-        states = [self.builder.call(self.last_round, [state, self.keys[-1]]) for state in states]
-        return [self.builder.xor(state, block) for state, block in zip(states, blocks, strict=True)]
-
-    def interleave(self, even: Any, odd: Any) -> tuple[Any, Any]:
-        """Pairs of words, one from each vector; in each 128 bits the first pair, and the second. Its own inverse."""
-        places = [(i, self.width + i) for i in range(self.width)]
-        first = self._indices([place for pair in places[::2] for place in pair])
-        second = self._indices([place for pair in places[1::2] for place in pair])
-        return self.builder.shuffle_vector(even, odd, first), self.builder.shuffle_vector(even, odd, second)
-
-    def spread(self, word: Any) -> Any:
-        """The word in all places."""
-        start = self.builder.insert_element(ir.Constant(self.vector, ir.Undefined), word, ir.Constant(_I64, 0))
-        return self.builder.shuffle_vector(start, start, self._indices([0] * self.width))
-
-    def load(self, base: Any, place: Any) -> Any:
-        """A vector of words from an address and the number of a word."""
-        return self._load(base, place, self.vector)
-
-    def store(self, words: Any, base: Any, place: Any) -> None:
-        """Undo ``load``."""
-        self.builder.store(words, self._pointer(base, place, self.vector), align=8)
-
-    def _load(self, base: Any, place: Any, kind: Any) -> Any:
-        return self.builder.load(self._pointer(base, place, kind), align=8)
-
-    def _pointer(self, base: Any, place: Any, kind: Any) -> Any:
-        address = self.builder.add(base, self.builder.mul(place, ir.Constant(_I64, 8)))
-        return self.builder.inttoptr(address, kind.as_pointer())
-
-    @staticmethod
-    def _indices(places: list[int]) -> Any:
-        return ir.Constant(ir.VectorType(ir.IntType(32), len(places)), places)
 
 
 # Rows of the scratch space of a block. One array holds them all, so that the compiler sees that rows do not overlap.

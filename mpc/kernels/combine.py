@@ -73,11 +73,11 @@ def beaver_combine(e: Words, f: Words, u: Words, v: Words, z: Words, *, leader: 
 def _weighted_part(x: Words, y: Words, a: int, b: int, out: Words, begin: int, end: int) -> None:
     x, y, out = x[begin:end], y[begin:end], out[begin:end]
     for i in range(out.size):
-        out[i] = a * x[i] + b * y[i]
+        out[i] += a * x[i] + b * y[i]
 
 
-def weighted_sum(x: Words, y: Words, a: int, b: int, out: Words) -> None:
-    """Write a x + b y into ``out``; all int64, shape (n,).
+def add_weighted(x: Words, y: Words, a: int, b: int, out: Words) -> None:
+    """Add a x + b y to ``out``; all int64, shape (n,).
 
     Raises:
         ShapeError: lengths differ or a vector is not contiguous.

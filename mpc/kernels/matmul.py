@@ -79,6 +79,12 @@ def _check_sum(a: Words, b: Words, c: Words, d: Words, start: Words, dims: int) 
         raise ShapeError(f"Cannot add products {a.shape} @ {b.shape} and {c.shape} @ {d.shape} to {start.shape}.")
 
 
+def _beginning(start: Words, reuse: bool) -> Words:
+    """Where a sum is built up that begins with ``start``."""
+    fits = reuse and start.flags.c_contiguous and start.flags.writeable
+    return start if fits else np.array(start, order="C")
+
+
 def matmul(a: Words, b: Words) -> Words:
     """Multiply two matrices modulo 2^64.
 
@@ -99,7 +105,7 @@ def matmul(a: Words, b: Words) -> Words:
     return out
 
 
-def matmul_add(a: Words, b: Words, c: Words, d: Words, start: Words) -> Words:
+def matmul_add(a: Words, b: Words, c: Words, d: Words, start: Words, *, reuse: bool = False) -> Words:
     """Give ``start + a @ b + c @ d`` modulo 2^64 without temporaries.
 
     The local step of a Beaver product: Z + E V' + U F with V' = V + F at one party and V' = V elsewhere.
@@ -110,16 +116,17 @@ def matmul_add(a: Words, b: Words, c: Words, d: Words, start: Words) -> Words:
         c: int64, shape (m, l), any strides.
         d: int64, shape (l, n), any strides.
         start: int64, shape (m, n), any strides; not modified.
+        reuse: the result may take the memory of ``start``.
 
     Returns:
-        int64, shape (m, n), C-contiguous, fresh memory.
+        int64, shape (m, n), C-contiguous.
 
     Raises:
         ShapeError: the shapes do not fit.
         TypeError: an operand is not int64.
     """
     _check_sum(a, b, c, d, start, 2)
-    out = np.array(start, order="C")
+    out = _beginning(start, reuse)
     _multiply(out, [(a, b), (c, d)], keep=True)
     return out
 
@@ -144,7 +151,7 @@ def batched_matmul(a: Words, b: Words) -> Words:
     return out
 
 
-def batched_matmul_add(a: Words, b: Words, c: Words, d: Words, start: Words) -> Words:
+def batched_matmul_add(a: Words, b: Words, c: Words, d: Words, start: Words, *, reuse: bool = False) -> Words:
     """Give ``start + a @ b + c @ d`` modulo 2^64, matrix by matrix, without temporaries.
 
     Args:
@@ -153,15 +160,16 @@ def batched_matmul_add(a: Words, b: Words, c: Words, d: Words, start: Words) -> 
         c: int64, shape (g, m, l), any strides.
         d: int64, shape (g, l, n), any strides.
         start: int64, shape (g, m, n), any strides; not modified.
+        reuse: the result may take the memory of ``start``.
 
     Returns:
-        int64, shape (g, m, n), C-contiguous, fresh memory.
+        int64, shape (g, m, n), C-contiguous.
 
     Raises:
         ShapeError: the shapes do not fit.
         TypeError: an operand is not int64.
     """
     _check_sum(a, b, c, d, start, 3)
-    out = np.array(start, order="C")
+    out = _beginning(start, reuse)
     _multiply_all(out, [(a, b), (c, d)], keep=True)
     return out

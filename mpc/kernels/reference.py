@@ -34,9 +34,9 @@ def beaver_combine(e: Tensor, f: Tensor, u: Tensor, v: Tensor, z: Tensor, *, lea
     return share + e * f if leader else share
 
 
-def weighted_sum(x: Tensor, y: Tensor, a: int, b: int) -> Tensor:
-    """Give a x + b y modulo 2^64."""
-    return a * x + b * y
+def add_weighted(x: Tensor, y: Tensor, a: int, b: int, start: Tensor) -> Tensor:
+    """Give start + a x + b y modulo 2^64."""
+    return start + a * x + b * y
 
 
 def truncation_combine(

@@ -51,7 +51,9 @@ def elements_of(name: str, shapes: Sequence[Shape], public: Mapping[str, Any], l
     if name == "write_all":
         return max(_broadcast(shapes, sources) for _, sources, _ in public["writes"])
     if name == "descend":
-        return sum(_broadcast(shapes, sources) for _, sources, _, _ in public["steps"])
+        sums = sum(_broadcast(shapes, (first, *sources)) for first, sources, _, _ in public["steps"])
+        products: int = sum(math.prod(f.shape(shapes[i], shapes[j])) for _, f, i, j in public.get("products", ()))
+        return sums + products
     values, function = public.get("values"), public.get("function")
     if isinstance(values, Tensor):
         shapes = [tuple(values.shape), *shapes] if public.get("public_first") else [*shapes, tuple(values.shape)]

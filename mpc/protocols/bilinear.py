@@ -38,7 +38,7 @@ class BilinearMap(ABC):
     def combine(
         self, ring: Ring, e: Elements, f: Elements, a: Elements, b: Elements, c: Elements, leader: bool
     ) -> Elements:
-        """Beaver's last step: c + f(e, b) + f(a, f), and f(e, f) at the leader."""
+        """Beaver's last step: c + f(e, b) + f(a, f), and f(e, f) at the leader. The caller gives c up."""
         b = ring.add(b, f) if leader else b
         return ring.add(ring.add(c, self(ring, e, b)), self(ring, a, f))
 

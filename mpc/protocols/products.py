@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from math import prod
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -33,14 +34,23 @@ class Term(NamedTuple):
     y: ArithmeticShare
     divisor: int = 1
 
-    def evaluate(self, party: Party, left: Operand, right: Operand, w: Tensor) -> Tensor:
-        """What the truncation opens at a party, r at the provider; w in the shape of the result."""
-        ring = party.ring
-        if party.is_provider:
-            hidden = ring.subtract_into(w, self.function(ring, left.mask, right.mask))
-        else:
-            hidden = self.function.combine(ring, left.opened, right.opened, left.mask, right.mask, w, party.is_leader)
-        return torch.as_tensor(hidden)
+
+def hidden_product(party: Party, function: BilinearMap, left: Operand, right: Operand, w: Tensor) -> Tensor:
+    """f(x, y) + r at a party, which a truncation opens, and r at the provider; in the memory of w where it can be.
+
+    Args:
+        party: this member.
+        function: f.
+        left: x, opened.
+        right: y, opened.
+        w: shares of a uniform tensor in the shape of the result, given up; at the provider that tensor.
+    """
+    if not party.is_provider:
+        made = function.combine(party.ring, left.opened, right.opened, left.mask, right.mask, w, party.is_leader)
+        return torch.as_tensor(made)
+    product = function(party.ring, left.mask, right.mask)
+    np.subtract(w.numpy(), product.numpy(), out=w.numpy())
+    return torch.as_tensor(party.ring.reduce(w))
 
 
 async def products(party: Party, terms: Sequence[Term]) -> list[ArithmeticShare]:
@@ -75,7 +85,9 @@ async def _divided(party: Party, opened: Sequence[tuple[Term, tuple[Operand, Ope
     sizes = [prod(shape) for shape in shapes]
     w = random_shares(party, "masked product", (sum(sizes),)).take((sum(sizes),))
     parts = [part.view(shape) for part, shape in zip(w.split(sizes), shapes, strict=True)]
-    hidden = [term.evaluate(party, *pair, part) for (term, pair), part in zip(opened, parts, strict=True)]
+    hidden = [
+        hidden_product(party, term.function, *pair, part) for (term, pair), part in zip(opened, parts, strict=True)
+    ]
     form = (2, sum(sizes))
     dealt = await dealt_shares(party, "truncated mask and top bit", form, lambda: _split(party, terms, hidden))
     if party.is_provider:

@@ -9,6 +9,7 @@ rounding is unbiased: the difference of both floors is floor of the difference, 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -67,23 +68,42 @@ async def truncate_and_scale(party: Party, x: ArithmeticShare, by: Scaling) -> S
     Cost: ``truncate_and_scale_cost``: 1 round, 8 bytes an element to each other party; offline 24.
     Leaks: nothing, as for ``truncate``.
     """
-    bits, count = ring_bits(party.ring, "Truncation"), x.data.numel()
+
+    def hide(mask: Tensor) -> None:
+        if not party.is_provider:
+            party.ring.add_into(x.data, mask)
+
+    return await truncate_and_scale_hidden(party, x.data.numel(), hide, by)
+
+
+async def truncate_and_scale_hidden(party: Party, count: int, hide: Callable[[Tensor], None], by: Scaling) -> Scaled:
+    """As ``truncate_and_scale``, of an x that its caller hides.
+
+    Args:
+        party: this member.
+        count: n.
+        hide: gets this member's part of a uniform vector w and changes it in place: to its share of x + r at a party,
+            to r at the provider. Where x is a sum of shares, they are added, and r is w. Where products f(u, v) are
+            part of x, their last step begins with w, and r is w less f of their masks, as in ``products``.
+        by: d, a and e.
+    """
+    bits = ring_bits(party.ring, "Truncation")
     if not by.fits(bits):
         raise ModulusError(f"{by} does not fit a ring of {bits} bits. Truncate and scale one after the other.")
-    r = random_shares(party, "truncation mask", (count,)).take((count,))
+    hidden = random_shares(party, "truncation mask", (count,)).take((count,))
+    hide(hidden)
 
     def split() -> Tensor:
-        return torch.from_numpy(kernels.scaled_truncation_mask(r.numpy(), *by, bits)).view(3, count)
+        return torch.from_numpy(kernels.scaled_truncation_mask(hidden.numpy(), *by, bits)).view(3, count)
 
     dealt = await dealt_shares(party, "truncated mask, top bit and scaled mask", (3, count), split)
     if party.is_provider:
         empty = (torch.empty(count, dtype=torch.int64, device="meta") for _ in range(2))
         return Scaled(*(ArithmeticShare(part) for part in empty))
-    ((own, others),) = await open_masked(party, party.ring.add_into(x.data, r))
+    ((own, others),) = await open_masked(party, hidden)
     parts = dealt.take((3, count)).reshape(-1).numpy()
     made = kernels.scaled_truncation(own.numpy(), others.numpy(), parts, *by, bits, leader=party.is_leader)
-    quotient, scaled = torch.from_numpy(made).view(2, count)
-    return Scaled(ArithmeticShare(quotient), ArithmeticShare(scaled))
+    return Scaled(*(ArithmeticShare(torch.from_numpy(part)) for part in made.reshape(2, count)))
 
 
 def truncate_and_scale_cost(count: int, parties: int) -> Cost:

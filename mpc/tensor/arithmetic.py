@@ -8,7 +8,6 @@ truncation for powers of two and keeps small gradients accurate.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -302,29 +301,17 @@ def layer_product(function: BilinearMap, x: Any, y: Any, shadow: Tensor, bias: A
     return made if fits or bias is None else made + bias
 
 
-def products(factors: Sequence[tuple[BilinearMap, Any, Any, Tensor]]) -> list[SharedTensor]:
-    """Several products (function, x, y, shadow), truncated, in the same rounds where all operands are shared."""
-    shared = all(isinstance(x, SharedTensor) and isinstance(y, SharedTensor) for _, x, y, _ in factors)
-    methods = {x.encoding.truncation for _, x, _, _ in factors} if shared else set()
-    if len(methods) != 1 or len(factors) < 2 or Debug.enabled:
-        return [product(*factor) for factor in factors]
-    session = collocated(*(operand for _, x, y, _ in factors for operand in (x, y)))
-    operands: list[SharedTensor] = []
-    terms = []
-    results = []
-    for place, (function, x, y, shadow) in enumerate(factors):
-        planned = _plan(x, y)
-        operands += planned.operands
-        terms.append((function, 2 * place, 2 * place + 1, planned.divisor))
-        results.append((planned.encoding, shadow))
-    numbers = session.command(
-        "products",
-        *(operand.handle.number for operand in operands),
-        outputs=len(terms),
-        terms=tuple(terms),
-        method=methods.pop(),
-    )
-    return [make(session, number, *result) for number, result in zip(numbers, results, strict=True)]
+def gradient_product(function: BilinearMap, x: Any, y: Any, shadow: Tensor) -> SharedTensor:
+    """f(x, y), truncated, that waits until somebody needs it: the gradient of weights (``pending.Gradient``)."""
+    if not isinstance(x, SharedTensor) or not isinstance(y, SharedTensor) or Debug.enabled:
+        return product(function, x, y, shadow)
+    session = collocated(x, y)
+    planned = _plan(x, y)
+    halves = planned.encoding.base == 2 and planned.encoding.truncation == "probabilistic"
+    if not halves or planned.divisor == 1 or session.provider is None or session.debug:
+        return product(function, x, y, shadow)
+    waits = pending.Gradient(function, planned.operands, planned.divisor)
+    return SharedTensor(pending.PendingHandle(waits, planned.encoding), fresh_shadow(shadow))
 
 
 class _Plan(NamedTuple):

@@ -1,9 +1,10 @@
-"""Commands that wait for the next one: a product that a ReLU can take over, a ReLU that a maximum can go before.
+"""Commands that wait: products a ReLU takes over, a ReLU a maximum goes before, gradients an optimizer takes over.
 
 The truncation of a product and the comparison of a ReLU share one opening, and maxima taken before ReLU leave it a
 fraction of its comparisons: relu(max(x)) = max(relu(x)). Both show only when the second operation comes. So the first
 one waits until any other command of its session, a look at its results, or a look at the session's costs; a ReLU that
-was passed over waits on, until somebody asks for it after all or something is written. The user sees no difference.
+was passed over waits on, until somebody asks for it after all or something is written, and so does a gradient. The
+user sees no difference.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import copy
 import weakref
 from abc import abstractmethod
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any, NamedTuple
 
 from sharetorch.mpc.errors import ShareTorchError
@@ -133,6 +134,52 @@ class Product(Pending):
     def _command(self, name: str, outputs: int, **public: Any) -> tuple[int, ...]:
         operands, self._operands = self._operands, ()
         return self.session.command(name, *(operand.handle.number for operand in operands), outputs=outputs, **public)
+
+
+class Gradient(Pending):
+    """function(x, y) / divisor that nothing needs for now: the gradient of weights.
+
+    Most optimizers add it to something and truncate the sum, so that the product itself need not be truncated. All that
+    still wait when one is asked for are computed in the same rounds, and before anything else that waits: that came
+    later, and may need them.
+
+    Attributes:
+        operands: x and y.
+        function: the bilinear map.
+        divisor: public.
+    """
+
+    patient = True
+
+    def __init__(self, function: BilinearMap, operands: tuple[SharedTensor, SharedTensor], divisor: int) -> None:
+        super().__init__(operands[0].session)
+        self.operands: tuple[SharedTensor, ...] = operands
+        self.function = function
+        self.divisor = divisor
+
+    def give(self) -> tuple[int, ...]:
+        """With the others."""
+        others = [made for made in self.session.all_waiting(Gradient) if made is not self]
+        every = [self, *others]
+        operands = [operand for made in every for operand in made.operands]
+        terms = tuple((made.function, 2 * i, 2 * i + 1, made.divisor) for i, made in enumerate(every))
+        with ExitStack() as remembering:
+            for made in others:
+                self.session.forget(made)
+                remembering.enter_context(made.remembering())
+            remembering.enter_context(self.session.without())
+            numbers = self.session.command(
+                "products",
+                *(operand.handle.number for operand in operands),
+                outputs=len(terms),
+                terms=terms,
+                method="probabilistic",
+            )
+        for made, number in zip(others, numbers[1:], strict=True):
+            made.arrive((number,))
+            made.operands = ()
+        self.operands = ()
+        return numbers[:1]
 
 
 class Relu(Pending):

@@ -15,7 +15,7 @@ from sharetorch.mpc.protocols.bilinear import (
     Geometry,
     MatrixProduct,
 )
-from sharetorch.mpc.tensor.arithmetic import layer_product, product, products
+from sharetorch.mpc.tensor.arithmetic import gradient_product, layer_product, product
 from sharetorch.mpc.tensor.location import user_line
 from sharetorch.mpc.tensor.shared import SharedTensor, aten
 from sharetorch.mpc.tensor.structural import on_shadows
@@ -42,12 +42,12 @@ def linear(x: Any, w: Any, b: Any) -> Any:
     return layer_product(_MATRIX_PRODUCT, x, w, shadow, b)
 
 
-def matrix_products(pairs: Sequence[tuple[Any, Any]]) -> list[Any]:
-    """x @ y for several pairs of matrices, where nothing needs a derivative in the same rounds."""
+def weight_gradient(g: Any, x: Any) -> Any:
+    """g @ x for matrices, the gradient of weights: it waits for the optimizer where nothing needs a derivative."""
     if torch.is_grad_enabled():
-        return [torch.mm(x, y) for x, y in pairs]
-    shadows = [torch.empty((x.shape[0], y.shape[1]), dtype=x.dtype, device="meta") for x, y in pairs]
-    return products([(_MATRIX_PRODUCT, x, y, shadow) for (x, y), shadow in zip(pairs, shadows, strict=True)])
+        return torch.mm(g, x)
+    shadow = torch.empty((g.shape[0], x.shape[1]), dtype=g.dtype, device="meta")
+    return gradient_product(_MATRIX_PRODUCT, g, x, shadow)
 
 
 @aten(_aten.mv.default)
@@ -136,15 +136,10 @@ def convolution_backward(
 ) -> tuple[Any, Any, Any]:
     """Gradients of a convolution for image, kernel and bias, those asked for."""
     g = geometry(x, w, stride, padding, dilation, groups)
-    maps = ((ConvolutionInputGradient(g), w, g.image), (ConvolutionKernelGradient(g), x, g.kernel))
-    made = iter(
-        products(
-            [
-                (function, grad, other, torch.empty(shape, dtype=grad.dtype, device="meta"))
-                for (function, other, shape), wanted in zip(maps, output_mask, strict=False)
-                if wanted
-            ]
-        )
-    )
-    for_x, for_w = (next(made) if wanted else None for wanted in output_mask[:2])
+    for_x = for_w = None
+    if output_mask[0]:
+        for_x = product(ConvolutionInputGradient(g), grad, w, torch.empty(g.image, dtype=grad.dtype, device="meta"))
+    if output_mask[1]:
+        shadow = torch.empty(g.kernel, dtype=grad.dtype, device="meta")
+        for_w = gradient_product(ConvolutionKernelGradient(g), grad, x, shadow)
     return for_x, for_w, grad.sum([0, *range(2, grad.dim())]) if output_mask[2] else None

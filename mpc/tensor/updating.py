@@ -2,11 +2,13 @@
 
 The multi-tensor forms that optimizers have (``torch._foreach_*``) do it for all parameters in the same rounds. Momentum
 is three of them: b *= m, b += g, p -= l b. The first two wait for the third, and all become one command with one
-opening (``protocols.scaled_truncation``).
+opening (``protocols.scaled_truncation``), of which gradients of weights that still wait (``pending.Gradient``) are
+part.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
@@ -19,6 +21,7 @@ from sharetorch.mpc.session import Waiting
 from sharetorch.mpc.tensor import shared
 from sharetorch.mpc.tensor.arithmetic import Debug, check_factor, combination, is_scalar, multiple
 from sharetorch.mpc.tensor.encodings import collocated, common
+from sharetorch.mpc.tensor.pending import Gradient, waiting
 from sharetorch.mpc.tensor.shared import SharedTensor, aten
 from sharetorch.mpc.tensor.structural import on_shadows
 from sharetorch.mpc.tensor.writing import Sum, in_place, require_writable, write_sum, write_sums
@@ -84,6 +87,7 @@ class Update(Waiting):
         self.session = sums[0].target.session
         self.sums = list(sums)
         self.lost = lost
+        self._gradients: dict[int, int] = {}
         self._given = False
         self._asked = self.session.costs.asked()
         self.session.wait(self)
@@ -122,14 +126,31 @@ class Update(Waiting):
         )
         if not (whole and fitting and _apart([part.target for part in self.sums], ys)):
             return False
-        factors = [int(alpha) << (part.encoding.scale - y.encoding.scale) for part, y in pairs]
-        for factor in factors:
+        more = self._room_for(ys) if alpha == 1 else 0
+        gradients = {i: len(self.sums[i].operands) for i, y in enumerate(ys) if waiting(y, Gradient)} if more else {}
+        scales = [part.encoding.scale + more for part in self.sums]
+        factors = [
+            (*(factor << more for factor in part.factors), int(alpha) << (scale - y.encoding.scale))
+            for (part, y), scale in zip(pairs, scales, strict=True)
+        ]
+        for factor in itertools.chain.from_iterable(factors):
             check_factor(factor)
         self.sums = [
-            part._replace(operands=(*part.operands, y), factors=(*part.factors, factor))
-            for (part, y), factor in zip(pairs, factors, strict=True)
+            part._replace(operands=(*part.operands, y), factors=by, encoding=part.encoding.at_scale(scale))
+            for (part, y), by, scale in zip(pairs, factors, scales, strict=True)
         ]
+        self.lost += more
+        self._gradients |= gradients
         return True
+
+    def _room_for(self, ys: Sequence[Any]) -> int:
+        """Digits by which gradients that wait have more than the sums, before they are truncated; 0 if it is no use."""
+        made = [waiting(y, Gradient) for y in ys]
+        whole = {y.encoding.scale + by.divisor.bit_length() - 1 for y, by in zip(ys, made, strict=True) if by}
+        held = {part.encoding.scale for part in self.sums}
+        most = min(part.encoding.sum_digits for part in self.sums)
+        fits = len(whole) == len(held) == 1 and max(held) < max(whole) <= most
+        return max(whole) - max(held) if fits else 0
 
     def step(self, ps: Sequence[Any], alpha: Any) -> bool:
         """Write the sums, and add alpha times them to ps; tells whether it could be done together."""
@@ -157,17 +178,32 @@ class Update(Waiting):
         read = {_place(x) for part in self.sums for x in (part.target, *part.operands)}
         return len(places) == len(ps) and places.isdisjoint(read)
 
+    def _unmade(self, ps: Sequence[Any]) -> dict[int, Gradient]:
+        """Gradients that still wait and read nothing that is written, by the number of their sum."""
+        found = {i: waiting(self.sums[i].operands[place], Gradient) for i, place in self._gradients.items()}
+        written = {_place(x) for x in (*ps, *(part.target for part in self.sums))}
+        read = {_place(x) for made in found.values() if made is not None for x in made.operands}
+        return {i: made for i, made in found.items() if made is not None} if written.isdisjoint(read) else {}
+
     def _descend(self, ps: Sequence[Any], scaling: Scaling) -> None:
+        unmade = self._unmade(ps)
         numbers: list[int] = []
-        steps = []
-        for part, p in zip(self.sums, ps, strict=True):
-            first, count = len(numbers), len(part.operands)
-            numbers += [part.target.handle.number, *(x.handle.number for x in part.operands), p.handle.number]
-            steps.append((first, tuple(range(first + 1, first + 1 + count)), part.factors, first + 1 + count))
+        steps, products = [], []
+        for i, (part, p) in enumerate(zip(self.sums, ps, strict=True)):
+            left = self._gradients[i] if i in unmade else -1
+            held = [(x, by) for k, (x, by) in enumerate(zip(part.operands, part.factors, strict=True)) if k != left]
+            first, second = len(numbers), len(numbers) + 1 + len(held)
+            numbers += [part.target.handle.number, *(x.handle.number for x, _ in held), p.handle.number]
+            steps.append((first, tuple(range(first + 1, second)), tuple(by for _, by in held), second))
+        for i, gradient in unmade.items():
+            products.append((i, gradient.function, len(numbers), len(numbers) + 1))
+            numbers += [x.handle.number for x in gradient.operands]
         written = [tensor for part, p in zip(self.sums, ps, strict=True) for tensor in (part.target, p)]
-        made = self.session.command(
-            "descend", *numbers, outputs=len(written), steps=tuple(steps), scaling=tuple(scaling)
-        )
+        more = {"products": tuple(products)} if products else {}
+        with self.session.without(list(unmade.values())):
+            made = self.session.command(
+                "descend", *numbers, outputs=len(written), steps=tuple(steps), scaling=tuple(scaling), **more
+            )
         for tensor, number in zip(written, made, strict=True):
             self.session.free(number)
             if tensor.mark is not None:
@@ -211,7 +247,8 @@ def add_all(func: Any, xs: Sequence[Any], ys: Sequence[Any], *, alpha: Any = 1) 
 def _joined(xs: Sequence[Any], ys: Sequence[Any], alpha: Any) -> bool:
     """Whether x += alpha * y has been taken on by sums that wait."""
     for tensor in (*xs, *ys):
-        tensor.handle.number  # noqa: B018 (gives what must come before)
+        if waiting(tensor, Gradient) is None:
+            tensor.handle.number  # noqa: B018 (gives what must come before)
     update: Update | None = xs[0].session.waiting(Update)
     if update is None:
         return False

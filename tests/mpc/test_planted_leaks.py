@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from torch import Tensor
 
-from sharetorch.mpc import randomness, testing
+from sharetorch.mpc import operations, randomness, testing
 from sharetorch.mpc.cost import DRIVER
 from sharetorch.mpc.kernels.bit_planes import Planes
 from sharetorch.mpc.party import Party
@@ -20,6 +20,7 @@ from sharetorch.mpc.protocols import (
     opening,
     planes,
     private_compare,
+    scaled_truncation,
     securenn,
     securenn_paper,
     sorting,
@@ -100,6 +101,11 @@ def one_mask(module: Any) -> Plant:
         monkeypatch.setattr(module, "random_shares", drawn_once)
 
     return plant
+
+
+def steps_without_mask(monkeypatch: pytest.MonkeyPatch) -> None:
+    hidden = operations.hidden_product
+    monkeypatch.setattr(operations, "hidden_product", lambda *arguments: hidden(*arguments[:-1], arguments[-1] * 0))
 
 
 def one_mask_for_both_operands(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -234,6 +240,8 @@ def short_rotation(monkeypatch: pytest.MonkeyPatch) -> None:
 LEAKS: dict[str, tuple[Plant, Callable[[], None]]] = {
     "one mask for a tensor in products": (one_mask(opening), lambda: require_nothing_seen("multiply")),
     "one mask for a tensor in truncations": (one_mask(truncation), lambda: require_nothing_seen("truncate")),
+    "one mask for all steps": (one_mask(scaled_truncation), lambda: require_nothing_seen("descend, without terms")),
+    "steps without the mask of a product": (steps_without_mask, lambda: require_nothing_seen("descend, without terms")),
     "one mask for both operands": (one_mask_for_both_operands, lambda: require_nothing_seen("multiply")),
     "masks without their top bit": (masks_without_top_bit, lambda: require_nothing_seen("truncate")),
     "streams used again": (streams_of_the_first_operation, require_independent_runs),

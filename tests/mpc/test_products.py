@@ -15,6 +15,7 @@ from sharetorch.mpc.party import Party
 from sharetorch.mpc.protocols import products as beaver
 from sharetorch.mpc.protocols.bilinear import BilinearMap, Convolution, Geometry, MatrixProduct, Product
 from sharetorch.mpc.protocols.products import Term, products, products_cost
+from sharetorch.mpc.randomness import Stream
 from sharetorch.mpc.ring import PowerRing, ring_of
 from sharetorch.mpc.share import ArithmeticShare
 from tests.mpc.views import put_equal, require_independent_runs, require_nothing_seen, require_same_views
@@ -144,7 +145,7 @@ def top_bit_dealt_in_the_clear(monkeypatch: pytest.MonkeyPatch) -> None:
     async def leaking(party: Party, label: str, shape: Any, value: Any) -> Any:
         with pytest.MonkeyPatch.context() as patch:
             if party.is_provider:
-                patch.setattr(type(party.ring), "subtract_into", lambda ring, x, y: x)
+                patch.setattr(Stream, "subtract_uniform", lambda stream, x, ring: x)
             return await dealt(party, label, shape, value)
 
     monkeypatch.setattr(beaver, "dealt_shares", leaking)
@@ -161,17 +162,17 @@ def test_a_planted_leak_is_seen(plant: Any, monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_a_missing_correction_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     """r = w instead of w - c."""
-    monkeypatch.setattr(Term, "evaluate", _without_product)
+    monkeypatch.setattr(beaver, "hidden_product", _without_product)
     (found,) = compute(2, [values(64), values(64, seed=1)], [(Product(), 0, 1, UNIT)])
     error = found - (values(64) * values(64, seed=1) >> BITS)
     assert not set(error.tolist()) <= {0, 1}
 
 
-_evaluate = Term.evaluate
+_hidden_product = beaver.hidden_product
 
 
-def _without_product(self: Term, party: Party, left: Any, right: Any, w: Tensor) -> Tensor:
-    return w if party.is_provider else _evaluate(self, party, left, right, w)
+def _without_product(party: Party, function: BilinearMap, left: Any, right: Any, w: Tensor) -> Tensor:
+    return w if party.is_provider else _hidden_product(party, function, left, right, w)
 
 
 def test_kernels_of_numba_and_torch_agree_on_the_mask() -> None:

@@ -128,3 +128,20 @@ def test_a_fresh_stream_takes_a_whole_key() -> None:
     drawn = fresh_stream(entropy).words((2,))
     assert asked == [KEY_BYTES]
     assert torch.equal(drawn, Stream(bytes(KEY_BYTES)).words((2,)))
+
+
+@pytest.mark.parametrize("ring", [PowerRing(), PowerRing(5), ring_of(67), ring_of((1 << 89) - 1)], ids=repr)
+@pytest.mark.parametrize("drawn_before", [0, 16, 3])
+def test_sums_with_uniform_elements(ring: Any, drawn_before: int) -> None:
+    """The same elements as are drawn alone, and the stream goes on behind them."""
+    x = stream().successor(1).uniform((3, 50), ring)
+    for method, combine in ((Stream.add_uniform, ring.add), (Stream.subtract_uniform, ring.subtract)):
+        one, other = stream(), stream()
+        one.bytes(drawn_before), other.bytes(drawn_before)
+        made = method(one, x.clone(), ring)
+        assert alike(made, combine(x, other.uniform((3, 50), ring)))
+        assert one.bytes(9).tobytes() == other.bytes(9).tobytes()
+
+
+def alike(x: Any, y: Any) -> bool:
+    return bool((x.array == y.array).all()) if hasattr(x, "array") else torch.equal(x, y)

@@ -37,13 +37,13 @@ def test_kernels_equal_the_reference(n: int, bits: int, data: st.DataObject, lea
 
 @settings(max_examples=20, deadline=None)
 @given(st.sampled_from([0, 1, 100_000]), SEEDS)
-def test_weighted_sum_equals_the_reference(n: int, seed: int) -> None:
+def test_add_weighted_equals_the_reference(n: int, seed: int) -> None:
     rng = np.random.default_rng(seed)
-    x, y = (rng.integers(-(1 << 63), 1 << 63, n, np.int64) for _ in range(2))
+    x, y, start = (rng.integers(-(1 << 63), 1 << 63, n, np.int64) for _ in range(3))
     a, b = (int(part) for part in rng.integers(-(1 << 62), 1 << 62, 2))
-    out = np.empty(n, np.int64)
-    kernels.weighted_sum(x, y, a, b, out)
-    assert np.array_equal(out, reference.weighted_sum(torch.from_numpy(x), torch.from_numpy(y), a, b).numpy())
+    want = reference.add_weighted(torch.from_numpy(x), torch.from_numpy(y), a, b, torch.from_numpy(start)).numpy()
+    kernels.add_weighted(x, y, a, b, start)
+    assert np.array_equal(start, want)
 
 
 @pytest.mark.parametrize("wrong", [(-1, 1, 0), (0, 1, -1), (40, 1, 23), (0, 1 << 40, 23), (0, -(1 << 62), 1)])

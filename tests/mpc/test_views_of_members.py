@@ -31,11 +31,7 @@ def test_two_secrets_look_the_same(name: str, secrets: tuple[int, int]) -> None:
 def test_two_runs_have_nothing_in_common(name: str) -> None:
     case = views.CASES[name]
     session = testing.session(case.parties, case.suite, seed=1)
-    transcripts = []
-    for _ in range(2):
-        with session.record() as transcript:
-            case.run(session, -5)
-        transcripts.append([m for m in transcript if DRIVER not in (m.sender, m.receiver)])
+    transcripts = [views.watch_in(session, case.run, -5) for _ in range(2)]
     for rank in views.receivers(transcripts[0]):
         views.require_independent_runs(*transcripts, rank)
 

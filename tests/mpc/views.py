@@ -337,6 +337,18 @@ def _matrix_product(session: Session, value: int) -> None:
     testing.run(session, _matmul, put_equal(session, value, 256, 256), put_equal(session, value, 256, 256))
 
 
+def _descend(inner: int) -> Run:
+    """With a product of ``inner`` columns and rows; of none, nothing but the mask hides the other summand."""
+
+    def run(session: Session, value: int) -> None:
+        shapes = [(256, 256)] * 3 + [(256, inner), (inner, 256)]
+        numbers = [put_equal(session, value, *shape) for shape in shapes]
+        steps, products = ((0, (1,), (3,), 2),), ((0, MatrixProduct(), 3, 4),)
+        session.command("descend", *numbers, outputs=2, steps=steps, scaling=(16, -13107, 24), products=products)
+
+    return run
+
+
 def _select(session: Session, value: int) -> None:
     operands = [put_equal(session, part, COUNT) for part in (int(value < 0), value, 1)]
     testing.run(session, securenn_paper.select_shares, *operands)
@@ -387,6 +399,9 @@ CASES = {
     "truncate": Case(unary(truncation.truncate, COUNT, divisor=1 << 16)),
     "truncate and scale": Case(unary(truncate_and_scale, COUNT, by=Scaling(15, -13107, 24))),
     "truncate and scale, 3 parties": Case(unary(truncate_and_scale, COUNT, by=Scaling(15, -13107, 24)), parties=3),
+    "descend": Case(_descend(256)),
+    "descend, 3 parties": Case(_descend(256), "tables", 3),
+    "descend, without terms": Case(_descend(0)),
     "truncate by 1000, 3 parties": Case(unary(truncation.truncate, COUNT, divisor=1000), parties=3),
     "truncate exactly": Case(unary(truncation.truncate_exact, COUNT, divisor=1 << 8)),
     "truncate exactly by 1000": Case(unary(truncation.truncate_exact, COUNT, divisor=1000)),
@@ -430,10 +445,14 @@ CASES = {
 def watch(name: str, value: int, seed: int = 1) -> list[Message]:
     """The messages of one case on one secret."""
     case = CASES[name]
-    session = testing.session(case.parties, case.suite, seed=seed)
+    return watch_in(testing.session(case.parties, case.suite, seed=seed), case.run, value)
+
+
+def watch_in(session: Session, run: Run, value: int) -> list[Message]:
+    """The messages of members to one another, but for those of no elements."""
     with session.record() as transcript:
-        case.run(session, value)
-    return [message for message in transcript if DRIVER not in (message.sender, message.receiver)]
+        run(session, value)
+    return [message for message in transcript if message.size and DRIVER not in (message.sender, message.receiver)]
 
 
 def receivers(transcript: Iterable[Message]) -> set[int]:

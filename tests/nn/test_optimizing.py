@@ -69,6 +69,139 @@ def test_a_step_is_one_command_for_all_parameters(members: dict[str, Any]) -> No
     assert heard.total().rounds == 1
 
 
+def trained(model: Any, options: dict[str, Any], members: dict[str, Any]) -> tuple[Any, torch.optim.Optimizer, Any]:
+    """A model after one step, its optimizer, and a function that makes new gradients."""
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05, **options)
+    x, y = share(torch.randn(8, 6), members), share(torch.randn(8, 2), members)
+    step(model, optimizer, x, y)
+
+    def backward() -> None:
+        optimizer.zero_grad()
+        ((model(x) - y) ** 2).mean().backward()
+
+    return x.session, optimizer, backward
+
+
+def test_gradients_of_weights_are_truncated_with_the_step(members: dict[str, Any]) -> None:
+    _, model = models(members)
+    session, optimizer, backward = trained(model, {"momentum": 0.9}, members)
+    backward()
+    before = [p.get().detach() for p in model.parameters()]
+    with session.costs.listen() as heard:
+        optimizer.step()
+    found = {name: record.traffic.operations for name, record in heard.by_operation.items()}
+    assert found == {"descend": 1}
+    weights = sum(p.numel() for p in model.parameters())
+    assert sum(heard.total().offline.values()) == 24 * weights
+    moved = [float((p.get().detach() - old).abs().max()) for p, old in zip(model.parameters(), before, strict=True)]
+    assert min(moved) > 1e-4
+
+
+def test_gradients_that_are_looked_at_after_the_step_are_those_of_before(members: dict[str, Any]) -> None:
+    plain, model = models(members)
+    x, y = torch.randn(8, 6), torch.randn(8, 2)
+    twins = [(plain, x, y), (model, share(x, members), share(y, members))]
+    seen = []
+    for made, inputs, targets in twins:
+        optimizer = torch.optim.SGD(made.parameters(), lr=0.5, momentum=0.9)
+        for _ in range(3):
+            step(made, optimizer, inputs, targets)
+        seen.append([p.grad for p in made.parameters()])
+    near(seen[1], seen[0])
+
+
+def test_without_momentum_all_gradients_are_made_in_the_same_rounds(members: dict[str, Any]) -> None:
+    _, model = models(members)
+    session, optimizer, backward = trained(model, {}, members)
+    with session.costs.listen() as heard:
+        backward()
+        optimizer.step()
+    assert heard.by_operation["products"].traffic.operations == 1
+    assert heard.by_operation["write_all"].traffic.operations == 1
+
+
+def test_gradients_nobody_looks_at_are_never_made(members: dict[str, Any]) -> None:
+    _, model = models(members)
+    session, optimizer, backward = trained(model, {}, members)
+    backward()
+    with session.costs.listen() as heard:
+        optimizer.zero_grad()
+        share(torch.ones(2), members).mul_(2.0)
+    assert "products" not in heard.by_operation
+
+
+def test_looking_at_costs_makes_gradients(members: dict[str, Any]) -> None:
+    _, model = models(members)
+    session, _, backward = trained(model, {}, members)
+    with session.costs.listen() as heard:
+        backward()
+    assert heard.by_operation["products"].traffic.operations == 1
+
+
+@pytest.mark.parametrize("change", ["the input", "the weights of the next layer", "the gradient itself"])
+def test_what_a_gradient_is_made_of_may_change_afterwards(change: str, members: dict[str, Any]) -> None:
+    plain, model = models(members)
+    x, y = torch.randn(8, 6), torch.randn(8, 2)
+    seen = []
+    for made, inputs, targets in ((plain, x.clone(), y), (model, share(x, members), share(y, members))):
+        ((made(inputs) - targets) ** 2).mean().backward()
+        with torch.no_grad():
+            if change == "the input":
+                inputs.mul_(3.0)
+            elif change == "the weights of the next layer":
+                made[2].weight.add_(made[2].weight)
+            else:
+                made[0].weight.grad.mul_(3.0)
+        seen.append([p.grad for p in made.parameters()])
+    near(seen[1], seen[0])
+
+
+def test_weights_that_are_input_and_written_to(members: dict[str, Any]) -> None:
+    """Two factors of a matrix: the gradient of each is made of the other, which the same step changes."""
+    left, right, target = torch.randn(4, 3), torch.randn(5, 3), torch.randn(4, 5)
+    seen = []
+    for place in (lambda t: t.clone(), lambda t: share(t, members)):
+        ps = [nn.Parameter(place(t)) for t in (left, right)]
+        optimizer = torch.optim.SGD(ps, lr=0.1, momentum=0.9)
+        for _ in range(3):
+            optimizer.zero_grad()
+            ((nn.functional.linear(ps[0], ps[1]) - place(target)) ** 2).mean().backward()
+            optimizer.step()
+        seen.append([*ps, *(p.grad for p in ps)])
+    near([x.detach() for x in seen[1]], [x.detach() for x in seen[0]])
+
+
+def test_gradients_add_up_over_several_backward_passes(members: dict[str, Any]) -> None:
+    plain, model = models(members)
+    x, y = torch.randn(8, 6), torch.randn(8, 2)
+    for made, inputs, targets in ((plain, x, y), (model, share(x, members), share(y, members))):
+        optimizer = torch.optim.SGD(made.parameters(), lr=0.05, momentum=0.9)
+        for _ in range(2):
+            optimizer.zero_grad(set_to_none=False)
+            for _ in range(2):
+                ((made(inputs) - targets) ** 2).mean().backward()
+            optimizer.step()
+    near([p.detach() for p in model.parameters()], [p.detach() for p in plain.parameters()])
+
+
+@pytest.mark.parametrize("protocol", ["securenn", "fss", "tables"])
+def test_convolutions_descend_in_one_command(protocol: str, members: dict[str, Any]) -> None:
+    torch.manual_seed(5)
+    plain = nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU(), nn.Flatten(), nn.Linear(32, 2))
+    place: Any = lambda t: t.share(*members["parties"], crypto_provider=members["crypto_provider"], protocol=protocol)  # noqa: E731
+    model = place(copy.deepcopy(plain))
+    x, y = torch.randn(4, 1, 6, 6), torch.randn(4, 2)
+    for made, inputs, targets in ((plain, x, y), (model, place(x), place(y))):
+        optimizer = torch.optim.SGD(made.parameters(), lr=0.05, momentum=0.9)
+        step(made, optimizer, inputs, targets)
+        step(made, optimizer, inputs, targets)
+        if made is model:
+            assert commands(lambda: step(made, optimizer, inputs, targets), inputs.session)["descend"] == 1  # noqa: B023
+        else:
+            step(made, optimizer, inputs, targets)
+    near([p.detach() for p in model.parameters()], [p.detach() for p in plain.parameters()])
+
+
 def momentum(bufs: list[Any], grads: list[Any], ps: list[Any]) -> None:
     """What SGD does with momentum, by torch's multi-tensor operations."""
     torch._foreach_mul_(bufs, 0.9)
