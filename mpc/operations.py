@@ -33,6 +33,10 @@ OPERATIONS: dict[str, Operation] = {}
 """Operations by the name commands carry."""
 
 
+SILENT = frozenset({"local", "combine", "negate", "add_public", "scale"})
+"""Operations in which nobody sends, awaits or draws anything."""
+
+
 def operation(function: Operation) -> Operation:
     """Enter a coroutine into the table under its own name."""
     OPERATIONS[function.__name__] = function

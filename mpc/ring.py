@@ -23,6 +23,7 @@ from torch import Tensor
 from sharetorch.mpc import kernels
 from sharetorch.mpc.errors import EncodingRangeError, ModulusError
 from sharetorch.mpc.kernels import limbs
+from sharetorch.mpc.kernels._threads import in_parts
 
 WORD_BITS = 64
 _WORD_FIELD_LIMIT = 1 << 62
@@ -350,6 +351,7 @@ def _map(function: Callable[..., Any], *results: Any) -> Any:
 
 _SPINS = "OpenMP" in torch.__config__.parallel_info()
 _MANY_WORDS = 1 << 20
+_THREADED_WORDS = 1 << 16
 
 
 def _on_one_thread(function: Callable[..., Any], *operands: Tensor) -> Any:
@@ -371,7 +373,20 @@ def _on_one_thread(function: Callable[..., Any], *operands: Tensor) -> Any:
 def _by_numpy(function: Any, x: Tensor, y: Tensor) -> Tensor:
     if x.is_meta or y.is_meta:
         return torch.empty(np.broadcast_shapes(x.shape, y.shape), dtype=torch.int64, device="meta")
-    return torch.from_numpy(np.asarray(function(x.numpy(), y.numpy())))
+    left, right = x.numpy(), y.numpy()
+    if left.size < _THREADED_WORDS or not (
+        left.shape == right.shape and left.flags.c_contiguous and right.flags.c_contiguous
+    ):
+        return torch.from_numpy(np.asarray(function(left, right)))
+    out = np.empty_like(left)
+    flat = [words.reshape(-1) for words in (left, right, out)]
+
+    def part(begin: int, end: int) -> None:
+        a, b, made = (words[begin:end] for words in flat)
+        function(a, b, out=made)
+
+    in_parts(part, out.size, _THREADED_WORDS // 2)
+    return torch.from_numpy(out)
 
 
 _to_mpz = np.frompyfunc(gmpy2.mpz, 1, 1)

@@ -77,8 +77,9 @@ class VirtualSession(Session):
         step = None if self._prepared is None else self._take(self._prepared, name, operands[-1], outputs, public)
         stepped = self._ranks if step is None else self._ranks[:-1]
         coroutines = [found(party, *held, **public) for party, held in zip(stepped, operands, strict=False)]
+        quiet = name in operations.SILENT and self._prepared is None and not self.costs.wants_timing
         try:
-            results = self._run(name, coroutines, step)
+            results = self._finish(name, coroutines) if quiet else self._run(name, coroutines, step)
             if step is not None:
                 results.append(step.arrive(operands[-1]))
         except BaseException:
@@ -131,6 +132,25 @@ class VirtualSession(Session):
         if timing is not None and step is not None:
             timing = replace(timing, dealt={f"{PREPARED}{label}": amount for label, amount in timing.dealt.items()})
         self.costs.note(name, traffic, time.perf_counter() - start, timing)
+        return results
+
+    def _finish(self, name: str, coroutines: list[Coroutine[Any, Any, Any]]) -> list[Any]:
+        """As ``_run``, for an operation in which nobody sends or draws anything."""
+        self._operation += 1
+        start = time.perf_counter()
+        results: list[Any] = []
+        try:
+            for coroutine in coroutines:
+                try:
+                    coroutine.send(None)
+                except StopIteration as end:
+                    results.append(end.value)
+                else:
+                    raise ProtocolError(f"{name} awaits a message, though it is listed among those without any.")
+        finally:
+            for coroutine in coroutines:
+                coroutine.close()
+        self.costs.note(name, Traffic(operations=1), time.perf_counter() - start, None)
         return results
 
     def _step(self, coroutines: Sequence[Steps]) -> list[Any]:

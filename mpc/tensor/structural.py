@@ -5,7 +5,7 @@ Views of a shared tensor share its storage at every member, so writing to a view
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -44,17 +44,11 @@ _KEEP_BITS = linear.VIEWS | {
 _KEEP_VALUE = linear.VIEWS | {str(_aten.clone.default), str(_aten._unsafe_view.default)}
 """Local operations whose result holds the number that their operand holds everywhere."""
 
-_ELEMENTWISE = frozenset(
-    getattr(getattr(_aten, name), overload)
-    for name in ("add", "sub", "mul", "ge", "le", "gt", "lt", "eq", "ne")
-    for overload in ("Tensor", "Scalar")
-)
-
-
 def on_shadows(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     """Run an aten operation on shadows: shapes, strides and dtypes of its result, and torch's own checks."""
-    if func in _ELEMENTWISE:
-        shadow = _elementwise_shadow(args[0], args[1])
+    short = _SHORT.get(func)
+    if short is not None and kwargs.keys() <= {"alpha"}:
+        shadow = short(*args)
         if shadow is not None:
             return shadow
     try:
@@ -65,8 +59,10 @@ def on_shadows(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
         raise ShapeError(f"{func}: {error}{user_line()}") from error
 
 
-def _elementwise_shadow(x: Any, y: Any) -> Tensor | None:
+def _elementwise_shadow(x: Any, y: Any, *others: Any) -> Tensor | None:
     """The result's shape and dtype in the frequent cases, without asking torch; None for all others."""
+    if others:
+        return None
     if not isinstance(x, Tensor) or not isinstance(y, Tensor):
         return x.shadow if isinstance(x, SharedTensor) and x.dtype.is_floating_point and not _is_complex(y) else None
     if x.dtype != y.dtype and (x.dim() == 0 or y.dim() == 0):
@@ -81,8 +77,46 @@ def _elementwise_shadow(x: Any, y: Any) -> Tensor | None:
     return torch.empty(shape, dtype=dtype, device="meta")
 
 
+def _indexed_shadow(x: Any, indices: Any) -> Tensor | None:
+    """The same for rows by one index."""
+    index = indices[0] if len(indices) == 1 else None
+    if not isinstance(index, Tensor) or isinstance(index, SharedTensor) or index.dtype != torch.int64 or x.dim() == 0:
+        return None
+    return torch.empty((*index.shape, *x.shape[1:]), dtype=x.dtype, device="meta")
+
+
+def _summed_shadow(x: Any, dims: Any = None, keepdim: bool = False) -> Tensor | None:
+    """The same for sums of reals."""
+    if not x.dtype.is_floating_point:
+        return None
+    count = x.dim()
+    if not dims:
+        gone = set(range(count))
+    elif all(-count <= dim < count for dim in dims):
+        gone = {dim % count for dim in dims}
+        if len(gone) != len(dims):
+            return None
+    else:
+        return None
+    shape = [1 if dim in gone else size for dim, size in enumerate(x.shape) if keepdim or dim not in gone]
+    return torch.empty(shape, dtype=x.dtype, device="meta")
+
+
 def _is_complex(y: Any) -> bool:
     return not isinstance(y, (int, float))
+
+
+_SHORT: dict[Any, Callable[..., Tensor | None]] = {
+    getattr(getattr(_aten, name), overload): _elementwise_shadow
+    for name in ("add", "sub", "mul", "ge", "le", "gt", "lt", "eq", "ne")
+    for overload in ("Tensor", "Scalar")
+}
+_SHORT |= {
+    _aten.index.Tensor: _indexed_shadow,
+    _aten.sum.default: _summed_shadow,
+    _aten.sum.dim_IntList: _summed_shadow,
+}
+"""Operations whose result's shape and dtype are found without asking torch, in the frequent cases."""
 
 
 def _shadow(x: Any) -> Any:

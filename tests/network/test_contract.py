@@ -8,6 +8,7 @@ truncation's randomness decides: a few units of the encoding.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from fractions import Fraction
 from typing import Any
 
 import pytest
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import sharetorch as st
+from sharetorch.fl.privacy import noised
 from sharetorch.mpc import operations
 from sharetorch.mpc.cost import Traffic
 from sharetorch.mpc.protocols.suite import SUITES
@@ -111,7 +113,13 @@ def _refreshed(share: Share) -> list[Any]:
     return [x.refresh(), x.copy()]
 
 
-LOCAL_OR_PRODUCTS = (_products, _shapes, _convolutions, _integers, _refreshed)
+def _noise(share: Share) -> list[Any]:
+    """Of a variance so small that it is zero but once in 10^13."""
+    x = share(_numbers(3))
+    return [noised(x, Fraction(1, 64))]
+
+
+LOCAL_OR_PRODUCTS = (_products, _shapes, _convolutions, _integers, _refreshed, _noise)
 ALL = (*LOCAL_OR_PRODUCTS, _comparisons, _extremes, _orders, _functions, _truncations, _layers, _training)
 CASES = [
     *((program, 2, protocol) for protocol in SUITES if protocol != "plaintext" for program in ALL),
