@@ -35,7 +35,15 @@ def test_convolution(bench: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("protocol", "count"), [("securenn", 100_000), ("securenn", 1_000_000), ("securenn-paper", 100_000)]
+    ("protocol", "count"),
+    [
+        ("tables", 100_000),
+        ("tables", 1_000_000),
+        ("fss", 100_000),
+        ("fss", 1_000_000),
+        ("securenn", 1_000_000),
+        ("securenn-paper", 100_000),
+    ],
 )
 def test_comparison(bench: Any, protocol: str, count: int) -> None:
     n = bench.size(count)

@@ -22,6 +22,7 @@ from torch import Tensor
 
 import sharetorch as st
 from sharetorch.mpc.kernels import thread_count
+from sharetorch.mpc.protocols.suite import DEFAULT_SUITE
 
 collect_ignore = ["bench_network.py", "bench_transports.py"]  # scripts of their own: make bench-network
 
@@ -105,7 +106,7 @@ class Bench:
         """Random integers."""
         return torch.randint(low, high, shape, generator=self._generator)
 
-    def share(self, value: Any, protocol: str = "securenn") -> Any:
+    def share(self, value: Any, protocol: str = DEFAULT_SUITE) -> Any:
         """Share a tensor or a model."""
         return value.share(self._alice, self._bob, crypto_provider=self._provider, protocol=protocol)
 

@@ -134,13 +134,40 @@ GATHER_WINDOWS = Window("gather_windows", _gather_windows)
 SCATTER_WINDOWS = Window("scatter_windows", _scatter_windows)
 
 
+def indexed_shape(x: Sequence[int], index: Sequence[int]) -> tuple[int, ...]:
+    """Shape of rows of a tensor by one index of places, from both shapes."""
+    return (*index, *x[1:])
+
+
+def summed_shape(x: Sequence[int], dims: Sequence[int] | None, keepdim: bool) -> tuple[int, ...] | None:
+    """Shape of sums of a tensor over these dimensions, over all if there are none; None if torch refuses them."""
+    count = len(x)
+    if any(not -count <= dim < count for dim in dims or ()):
+        return None
+    gone = {dim % count for dim in dims} if dims else set(range(count))
+    if dims and len(gone) != len(dims):
+        return None
+    return tuple(1 if dim in gone else size for dim, size in enumerate(x) if keepdim or dim not in gone)
+
+
 def _index(x: Tensor, indices: Sequence[Tensor | None]) -> Tensor:
     """``aten.index``; rows by one index are copied whole, as numpy does it, and not element by element."""
     first = indices[0]
-    plain = first is not None and first.dtype in (torch.int64, torch.bool) and first.device.type == "cpu"
-    if first is None or not plain or len(indices) > 1 or x.device.type != "cpu" or x.dim() == 0:
+    if first is None or len(indices) > 1 or first.dtype != torch.int64 or x.dim() == 0:
+        return torch.as_tensor(_aten.index.Tensor(x, indices))
+    if x.is_meta:
+        return torch.empty(indexed_shape(x.shape, first.shape), dtype=x.dtype, device="meta")
+    if x.device.type != "cpu" or first.device.type != "cpu":
         return torch.as_tensor(_aten.index.Tensor(x, indices))
     return torch.from_numpy(np.asarray(x.numpy()[first.numpy()]))
+
+
+def _sum(x: Tensor, dims: Sequence[int] | None = None, keepdim: bool = False, **options: Any) -> Tensor:
+    """``aten.sum`` over some dimensions; of shapes alone without asking torch, which takes its time."""
+    shape = summed_shape(x.shape, dims, keepdim) if x.is_meta and not options else None
+    if shape is None:
+        return torch.as_tensor(_aten.sum.dim_IntList(x, dims, keepdim, **options))
+    return torch.empty(shape, dtype=x.dtype, device="meta")
 
 
 def _register() -> None:
@@ -148,7 +175,7 @@ def _register() -> None:
         _, packet, overload = name.split(".")
         FUNCTIONS[name] = getattr(getattr(_aten, packet), overload)
     FUNCTIONS.update({str(window): window for window in (GATHER_WINDOWS, SCATTER_WINDOWS)})
-    FUNCTIONS[str(_aten.index.Tensor)] = _index
+    FUNCTIONS.update({str(_aten.index.Tensor): _index, str(_aten.sum.default): _sum, str(_aten.sum.dim_IntList): _sum})
 
 
 _register()

@@ -82,24 +82,13 @@ def _indexed_shadow(x: Any, indices: Any) -> Tensor | None:
     index = indices[0] if len(indices) == 1 else None
     if not isinstance(index, Tensor) or isinstance(index, SharedTensor) or index.dtype != torch.int64 or x.dim() == 0:
         return None
-    return torch.empty((*index.shape, *x.shape[1:]), dtype=x.dtype, device="meta")
+    return torch.empty(linear.indexed_shape(x.shape, index.shape), dtype=x.dtype, device="meta")
 
 
 def _summed_shadow(x: Any, dims: Any = None, keepdim: bool = False) -> Tensor | None:
     """The same for sums of reals."""
-    if not x.dtype.is_floating_point:
-        return None
-    count = x.dim()
-    if not dims:
-        gone = set(range(count))
-    elif all(-count <= dim < count for dim in dims):
-        gone = {dim % count for dim in dims}
-        if len(gone) != len(dims):
-            return None
-    else:
-        return None
-    shape = [1 if dim in gone else size for dim, size in enumerate(x.shape) if keepdim or dim not in gone]
-    return torch.empty(shape, dtype=x.dtype, device="meta")
+    shape = linear.summed_shape(x.shape, dims, keepdim) if x.dtype.is_floating_point else None
+    return None if shape is None else torch.empty(shape, dtype=x.dtype, device="meta")
 
 
 def _is_complex(y: Any) -> bool:
