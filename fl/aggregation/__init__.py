@@ -16,6 +16,8 @@ trust        cosine scores against a trusted update
 registry     rules by name
 treatment    range, length and rule on shared updates of any session
 aggregation  one round, from uploads to the result
+invitations  what aggregators and clients on other machines are told of a round
+collecting   an aggregator on a machine of its own
 hidden       one round after the other, for ``fl.rounds``
 """
 

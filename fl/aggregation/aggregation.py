@@ -142,7 +142,7 @@ class Aggregation:
 
         Raises:
             UploadSetError: the aggregators do not agree. Nothing was computed.
-            TooFewClientsError: the rule needs more.
+            TooFewClientsError: the limits or the rule demand more.
             AggregationError: this was done before.
 
         Cost: 2 rounds; 16 bytes for each upload and 32 from each aggregator to each other one.
@@ -177,6 +177,11 @@ class Aggregation:
             session.provider.store[number] = ArithmeticShare(session.ring.empty_meta(shares[0]))
         encoding, dtype = (self.terms.limits.encoding, torch.float32) if real else (INTEGERS, torch.int64)
         return SharedTensor(Handle(session, number, encoding), torch.empty(shape, dtype=dtype, device="meta"))
+
+    @property
+    def closed(self) -> bool:
+        """Whether the aggregators have agreed on what they received."""
+        return self._updates is not None
 
     @property
     def updates(self) -> SharedTensor:

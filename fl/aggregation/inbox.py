@@ -3,7 +3,8 @@
     collecting   ``accept`` takes pieces; clients may vanish at any moment
     settled      ``announce`` gave the ids received here; ``settle`` took those of all aggregators: what all of them
                  have counts, in the order in which the first one received it
-    agreed       ``confirm`` compared the hashes of what everybody is about to use; only now ``shares`` are given
+    agreed       ``confirm`` compared the hashes of what everybody is about to use, and the set is as large as the
+                 limits demand; only now ``shares`` are given
 
 Two messages from each aggregator to each other one: ids of 16 bytes, a hash of 32 bytes. A client that reached some
 aggregators and not others has dropped out. Whoever carries the messages cannot make aggregators use different sets: the
@@ -20,7 +21,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sharetorch.fl.aggregation.errors import DuplicateUploadError, UploadError, UploadSetError
+from sharetorch.fl.aggregation.errors import (
+    DuplicateUploadError,
+    TooFewClientsError,
+    UploadError,
+    UploadSetError,
+)
 from sharetorch.fl.aggregation.uploads import ID_BYTES, Piece, Terms, Words, expand
 from sharetorch.mpc.randomness import SECRET_BYTES
 
@@ -57,7 +63,7 @@ class Inbox:
         self._updates: Words = np.empty((rows, terms.dimension), np.int64)
         self._weights: Words = np.empty((rows, terms.words - terms.dimension), np.int64)
         self._order: list[bytes] | None = None
-        self._agreed = False
+        self._agreed = self._handed_out = False
 
     def __repr__(self) -> str:
         return f"Inbox(aggregator {self._rank}, {len(self._places)} uploads)"
@@ -140,6 +146,7 @@ class Inbox:
 
         Raises:
             UploadSetError: they differ, or nothing was settled.
+            TooFewClientsError: fewer uploads are in the set than the limits demand.
         """
         mine = None if self._order is None else self._digest(self._order)
         if mine is None or len(digests) != self._terms.aggregators or any(digest != mine for digest in digests):
@@ -147,7 +154,24 @@ class Inbox:
                 f"Aggregator {self._rank} is about to use another set of uploads than the others: shares of different "
                 "clients would be added. Nothing was computed; repeat the round."
             )
+        count, least = len(self._order or ()), self._terms.limits.least
+        if count < least:
+            raise TooFewClientsError(
+                f"{count} updates reached all aggregators, and at least {least} are demanded: a result over fewer "
+                "tells too much of each. Nothing was computed; wait for more clients."
+            )
         self._agreed = True
+
+    @property
+    def order(self) -> tuple[bytes, ...]:
+        """Ids of the agreed uploads, in the order of their shares.
+
+        Raises:
+            UploadSetError: nothing is agreed.
+        """
+        if self._order is None:
+            raise UploadSetError(f"Aggregator {self._rank} has not settled the set of uploads.")
+        return tuple(self._order)
 
     def shares(self) -> Shares:
         """This aggregator's shares of the agreed uploads; once, then they are forgotten here.
@@ -155,9 +179,9 @@ class Inbox:
         Raises:
             UploadSetError: nothing is agreed, or they were handed out.
         """
-        if not self._agreed or self._order is None:
+        if not self._agreed or self._handed_out or self._order is None:
             raise UploadSetError(f"Aggregator {self._rank} hands out its shares once, after the set is agreed.")
-        self._agreed = False
+        self._handed_out = True
         places = [self._places[upload] for upload in self._order]
         found = Shares(_picked(self._updates, places), _picked(self._weights, places).reshape(-1))
         self._updates, self._weights = self._updates[:0].copy(), self._weights[:0].copy()

@@ -24,9 +24,12 @@ class Limits:
         clients: most clients whose updates are taken.
         weight: largest weight, a whole number.
         fraction_bits: digits of a coordinate after the point, in base 2.
+        least: fewest clients whose updates may be aggregated: the sum over one client is that client's update. Every
+            aggregator checks it before it hands out a share.
 
     Raises:
-        DeclaredLimitsError: a limit is no positive number, or the weighted sum of all updates could overflow.
+        DeclaredLimitsError: a limit is no positive number, more clients are demanded than taken, or the weighted sum of
+            all updates could overflow.
         EncodingError: fraction bits that leave no room for products.
     """
 
@@ -34,6 +37,7 @@ class Limits:
     clients: int
     weight: int = 1
     fraction_bits: int = DEFAULT_FRACTION_BITS
+    least: int = 1
 
     def __post_init__(self) -> None:
         """Check everything that does not depend on the rule."""
@@ -41,6 +45,10 @@ class Limits:
         positive = math.isfinite(self.coordinate) and self.coordinate > 0 and self.clients >= 1 and self.weight >= 1
         if not positive:
             raise DeclaredLimitsError(f"{self} holds a limit that is no positive number; declare what clients send.")
+        if not 1 <= self.least <= self.clients:
+            raise DeclaredLimitsError(
+                f"At least {self.least} of at most {self.clients} clients are demanded; declare 1 to {self.clients}."
+            )
         self.require(self.largest * self.clients * self.weight, "the weighted sum of all updates")
 
     @property

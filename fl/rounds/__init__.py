@@ -6,6 +6,7 @@ Modules, each using only earlier ones:
     partition     items of one data set split among clients, evenly or not
     vectors       a model as one vector
     local         what a client does in a round
+    consents      what owners allow of hidden updates
     serving       a round as a worker serves it
     clients       whoever gives an update
     robust        robust rules on plain updates, the reference definitions
@@ -21,8 +22,9 @@ Modules, each using only earlier ones:
 """
 
 from sharetorch.fl.rounds import partition, robust
-from sharetorch.fl.rounds.aggregators import RULES, Aggregator, Mean, Rule
-from sharetorch.fl.rounds.clients import Client, Task, Update, WorkerClient
+from sharetorch.fl.rounds.aggregators import RULES, Aggregator, Collector, Mean, Rule
+from sharetorch.fl.rounds.clients import Client, Task, Update, Uploaded, WorkerClient
+from sharetorch.fl.rounds.consents import Consent, allow_hidden
 from sharetorch.fl.rounds.evaluation import accuracy_on
 from sharetorch.fl.rounds.reports import EarlyStop, Listener, ProgressBar, RoundReport, TensorBoard
 from sharetorch.fl.rounds.rounds import Federation, RoundSettings, federation
@@ -33,6 +35,8 @@ __all__ = [
     "STRATEGIES",
     "Aggregator",
     "Client",
+    "Collector",
+    "Consent",
     "EarlyStop",
     "FedAdam",
     "FedAvg",
@@ -49,8 +53,10 @@ __all__ = [
     "Task",
     "TensorBoard",
     "Update",
+    "Uploaded",
     "WorkerClient",
     "accuracy_on",
+    "allow_hidden",
     "federation",
     "partition",
     "robust",

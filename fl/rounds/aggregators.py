@@ -1,18 +1,19 @@
 """From the updates of a round to one: the interface, and the aggregators of plain updates.
 
-An aggregator of hidden updates has the same three methods; ``add`` then runs where the update is, or hands on what
-hides it already.
+An aggregator of hidden updates has the same three methods, and those of ``Collector``: its clients send their updates
+to aggregators on other machines, and none comes here.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
+from sharetorch.fl.aggregation.invitations import Invitation
 from sharetorch.fl.rounds import robust
 from sharetorch.mpc.errors import TrainingError
 
@@ -34,6 +35,26 @@ class Aggregator(Protocol):
 
     def finish(self) -> Tensor:
         """The combined update, shape (size,); needs at least one."""
+
+
+@runtime_checkable
+class Collector(Aggregator, Protocol):
+    """An aggregator to which clients send updates themselves; ``fl.aggregation.HiddenAggregator`` is one.
+
+    Attributes:
+        guided: whether each round needs a trusted update, given by ``guide``.
+    """
+
+    guided: bool
+
+    def invite(self, clients: Sequence[str], dimension: int) -> Invitation | None:
+        """What clients of this round must be told; None if updates come by ``add`` after all."""
+
+    def guide(self, update: Tensor) -> None:
+        """The trusted update of this round."""
+
+    def collect(self) -> list[str]:
+        """Close the round; ids of the clients whose updates are in the result. ``finish`` gives it."""
 
 
 class Mean:

@@ -56,5 +56,7 @@ class Byzantine:
     def train(self, task: Task) -> Update:
         """See ``Client``."""
         update = self._client.train(task)
+        if not isinstance(update, Update):
+            raise TrainingError(f"The update of {self.id} is with the aggregators; attack where it is made.")
         chance = Chance(task.seed, "attack", task.round, self.id)
         return update._replace(vector=self._attack(update.vector, self._strength, chance))

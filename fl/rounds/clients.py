@@ -8,9 +8,10 @@ from typing import Any, NamedTuple, Protocol
 import msgspec
 from torch import Tensor
 
+from sharetorch.fl.aggregation.invitations import Invitation
 from sharetorch.fl.graphs import StepSource
 from sharetorch.fl.pointers import ConfigPointer
-from sharetorch.fl.rounds.serving import PREPARE, ROUND, RoundOrder
+from sharetorch.fl.rounds.serving import HIDDEN, INVITATION, PREPARE, ROUND, UPLOADED, RoundOrder
 from sharetorch.fl.rounds.vectors import Layout
 from sharetorch.fl.structs import RecordedStep, StepForm
 from sharetorch.fl.train_config import TrainConfig
@@ -26,12 +27,14 @@ class Task(NamedTuple):
         tensors: of the global model, parameters then buffers; not to be changed.
         seed: of the federation.
         proximal: mu of FedProx; 0 for none.
+        invitation: to a round of hidden updates, whose aggregators are on other machines; None otherwise.
     """
 
     round: int
     tensors: list[Tensor]
     seed: int
     proximal: float
+    invitation: Invitation | None = None
 
 
 class Update(NamedTuple):
@@ -48,6 +51,10 @@ class Update(NamedTuple):
     loss: float
 
 
+class Uploaded(NamedTuple):
+    """A client's update is with the aggregators; nobody here knows anything of it."""
+
+
 class Client(Protocol):
     """Whoever trains on data of its own.
 
@@ -57,8 +64,11 @@ class Client(Protocol):
 
     id: str
 
-    def train(self, task: Task) -> Update:
-        """Train from the parameters of a task; called in a thread, and never twice at the same time."""
+    def train(self, task: Task) -> Update | Uploaded:
+        """Train from the parameters of a task; called in a thread, and never twice at the same time.
+
+        With an invitation the update goes to the aggregators, in shares, and ``Uploaded`` is what comes of it.
+        """
 
 
 class Steps:
@@ -105,28 +115,36 @@ class WorkerClient:
         self._pointer: ConfigPointer | None = None
         self._items = 0
 
-    def train(self, task: Task) -> Update:
+    def train(self, task: Task) -> Update | Uploaded:
         """Let the worker train; see ``Client``.
 
         Raises:
             TrainingError: the worker knows nothing of rounds.
             FederatedDataError: it has no data set of that key.
-            GetNotPermittedError: its policy does not let us have what comes of the data.
+            GetNotPermittedError: its policy does not let us have what comes of the data, hidden or not.
             NetworkError: it cannot be reached.
         """
-        pointer = self._pointer or self._prepared()
+        hidden = task.invitation is not None
+        known = self._pointer if hidden or self._items else None
+        pointer = known or self._prepared(hidden)
         order = RoundOrder(task.tensors, (task.seed, task.round, self.id), task.proximal)
+        if hidden:
+            (said, *_) = self._ask(pointer, {ROUND: order, INVITATION: task.invitation})
+            if said != UPLOADED:
+                raise TrainingError(f"{self.id} does not know hidden updates. Install the same version there.")
+            return Uploaded()
         values = self._ask(pointer, {ROUND: order})
         loss, _, tensors = self._three(values)
         before, after = self._layout.vector(task.tensors), self._layout.vector(tensors)
         return Update(after - before, float(self._items), float(loss))
 
-    def _prepared(self) -> ConfigPointer:
+    def _prepared(self, hidden: bool = False) -> ConfigPointer:
         pointer: ConfigPointer = self._config.send(self._worker)
-        self._items, missing = self._ask(pointer, {PREPARE: True})
+        kind = HIDDEN if hidden else True
+        self._items, missing = self._ask(pointer, {PREPARE: kind})
         forms = msgspec.convert(missing, list[StepForm])
         if forms:
-            self._ask(pointer, {PREPARE: True, "steps": [self._steps.step(form) for form in forms]})
+            self._ask(pointer, {PREPARE: kind, "steps": [self._steps.step(form) for form in forms]})
         self._pointer = pointer
         return pointer
 

@@ -14,9 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from sharetorch.fl.rounds import checkpoints
-from sharetorch.fl.rounds.aggregators import Aggregator, Mean
+from sharetorch.fl.rounds.aggregators import Aggregator, Collector, Mean
 from sharetorch.fl.rounds.chance import Chance
-from sharetorch.fl.rounds.clients import Client, Steps, Task, Update, WorkerClient
+from sharetorch.fl.rounds.clients import Client, Steps, Task, Update, Uploaded, WorkerClient
 from sharetorch.fl.rounds.reports import EarlyStop, Listener, RoundReport
 from sharetorch.fl.rounds.strategies import FedAvg, Strategy
 from sharetorch.fl.rounds.threads import Busy
@@ -69,6 +69,9 @@ class Federation:
     Clients that raise an error, are late, or deliver something that is no finite update are left out of the round, and
     asked again in a later one. Updates are combined in the order of the clients, so it does not matter who is faster.
 
+    With an aggregator whose members are on other machines updates do not come here: who took part is the set on which
+    its members agree, and losses are not known.
+
     Args:
         model: the global model, here; it is changed in place.
         clients: who takes part.
@@ -79,13 +82,15 @@ class Federation:
         early_stop: when to stop before all rounds are over.
         checkpoint: file that is written after each round; if it is there, ``run`` goes on from it.
         listeners: told of each round.
+        guide: a client of the server's own, whose update each round is the trusted one of the rule "fltrust".
 
     Attributes:
         model: as given.
         reports: of the rounds so far.
 
     Raises:
-        TrainingError: no client, two with the same id, or a larger sample than there are clients.
+        TrainingError: no client, two with the same id, a larger sample than there are clients, a guide for a rule that
+            takes none, or none for one that does.
     """
 
     def __init__(
@@ -99,6 +104,7 @@ class Federation:
         early_stop: EarlyStop | None = None,
         checkpoint: Path | str | None = None,
         listeners: Sequence[Listener] = (),
+        guide: Client | None = None,
     ) -> None:
         ids = [client.id for client in clients]
         if not ids or len(set(ids)) < len(ids):
@@ -114,6 +120,12 @@ class Federation:
         self._checkpoint = None if checkpoint is None else Path(checkpoint)
         self._layout = Layout(model)
         self._busy = Busy()
+        self._guide = guide
+        self._collector = aggregator if isinstance(aggregator, Collector) else None
+        guided = self._collector is not None and self._collector.guided
+        if guided != (guide is not None):
+            due = "needs a trusted update each round: guide=" if guided else "takes no guide"
+            raise TrainingError(f"The rule {self._aggregator.name} {due}.")
 
     def fit(self) -> list[RoundReport]:
         """As ``run``, where no event loop runs yet."""
@@ -151,21 +163,53 @@ class Federation:
         names = [client.id for client in asked]
         self._aggregator.begin(number, names)
         tensors = [x.detach().clone() for x in tensors_of(self.model)]
-        task = Task(number, tensors, self._settings.seed, self._strategy.proximal)
+        invitation = None if self._collector is None else self._collector.invite(names, self._layout.size)
+        task = Task(number, tensors, self._settings.seed, self._strategy.proximal, invitation)
+        await self._ask_guide(task)
         outcomes = await self._outcomes(asked, task)
         updates = {name: found for name, found in outcomes.items() if isinstance(found, Update)}
-        left_out = {name: found for name, found in outcomes.items() if not isinstance(found, Update)}
-        if len(updates) < self._settings.least:
+        left_out = {name: found for name, found in outcomes.items() if isinstance(found, str)}
+        self._require_enough(number, len(names) - len(left_out), left_out)
+        if len(left_out) < len(names):
+            self._collect(number, names, updates, left_out)
+            self._step(self._aggregator.finish())
+        delivered = [name for name in names if name not in left_out]
+        seconds = time.perf_counter() - begin
+        return RoundReport(number, names, delivered, left_out, _mean_loss(updates), self._figures(), seconds)
+
+    def _require_enough(self, number: int, count: int, left_out: Mapping[str, str]) -> None:
+        if count < self._settings.least:
             reasons = "; ".join(f"{name}: {reason}" for name, reason in left_out.items())
             raise TrainingError(
-                f"Round {number} has {len(updates)} updates and needs {self._settings.least}. Left out: {reasons}. The "
-                "model is as it was before the round."
+                f"Round {number} has {count} updates and needs {self._settings.least}. Left out: {reasons}. The model "
+                "is as it was before the round."
             )
-        if updates:
-            self._step(updates)
-        return RoundReport(
-            number, names, list(updates), left_out, _mean_loss(updates), self._figures(), time.perf_counter() - begin
-        )
+
+    async def _ask_guide(self, task: Task) -> None:
+        """Give the aggregator the trusted update, if it needs one."""
+        guide, collector = self._guide, self._collector
+        if guide is None or collector is None:
+            return
+        update = await self._busy.run(f"guide {guide.id}", lambda: guide.train(task._replace(invitation=None)))
+        if not isinstance(update, Update) or not self._valid(update):
+            raise TrainingError(f"The guide {guide.id} gave no finite update; there is nothing to trust in.")
+        collector.guide(update.vector)
+
+    def _collect(
+        self, number: int, names: Sequence[str], updates: Mapping[str, Update], left_out: dict[str, str]
+    ) -> None:
+        """Give the aggregator what is here; where updates are elsewhere, learn whose are in the set."""
+        for name, update in updates.items():
+            self._aggregator.add(name, update.vector, update.weight)
+        if self._collector is None:
+            return
+        found = self._collector.collect()
+        for name in names:
+            if name in found:
+                left_out.pop(name, None)
+            else:
+                left_out.setdefault(name, "its update did not reach all aggregators")
+        self._require_enough(number, len(found), left_out)
 
     def _sample(self, number: int) -> list[Client]:
         wanted = self._settings.sample
@@ -174,7 +218,7 @@ class Federation:
         chance = Chance(self._settings.seed, "clients", number)
         return [self._clients[place] for place in chance.chosen(len(self._clients), wanted)]
 
-    async def _outcomes(self, asked: Sequence[Client], task: Task) -> dict[str, Update | str]:
+    async def _outcomes(self, asked: Sequence[Client], task: Task) -> dict[str, Update | Uploaded | str]:
         """For each client, in order, its update or why it has none."""
         slots = asyncio.Semaphore(self._settings.parallel or len(asked))
         deadline = self._settings.deadline
@@ -187,7 +231,7 @@ class Federation:
         late = f"no update within {deadline:g} s" if deadline is not None else ""
         return {name: work.result() if work.done() else late for name, work in works.items()}
 
-    async def _one(self, client: Client, task: Task, slots: asyncio.Semaphore) -> Update | str:
+    async def _one(self, client: Client, task: Task, slots: asyncio.Semaphore) -> Update | Uploaded | str:
         if client.id in self._busy:
             return "still at work on an earlier round"
         async with slots:
@@ -195,9 +239,13 @@ class Federation:
                 update = await self._busy.run(client.id, lambda: client.train(task))
             except Exception as error:
                 return f"{type(error).__name__}: {error}"
+        if isinstance(update, Uploaded) == (task.invitation is None):
+            return "it gave its update to the wrong side: with aggregators on other machines it goes there, else here"
         return update if self._valid(update) else "what it gave is no finite update with a positive weight"
 
-    def _valid(self, update: Update) -> bool:
+    def _valid(self, update: Update | Uploaded) -> bool:
+        if isinstance(update, Uploaded):
+            return True
         vector, weight = update.vector, update.weight
         return (
             vector.shape == (self._layout.size,)
@@ -206,11 +254,8 @@ class Federation:
             and 0 < weight < float("inf")
         )
 
-    def _step(self, updates: Mapping[str, Update]) -> None:
+    def _step(self, combined: Tensor) -> None:
         """Step the parameters by the strategy; buffers, such as running means, take the combined update as it is."""
-        for name, update in updates.items():
-            self._aggregator.add(name, update.vector, update.weight)
-        combined = self._aggregator.finish()
         now, trained = self._layout.of(self.model), self._layout.trained
         parameters = self._strategy.step(now[:trained], combined[:trained])
         self._layout.load(self.model, torch.cat([parameters, now[trained:] + combined[trained:]]))

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from sharetorch.fl.aggregation.hidden import HiddenAggregator
+from sharetorch.fl.aggregation.limits import Limits
+from sharetorch.fl.aggregation.registry import RULES as HIDDEN_RULES
+from sharetorch.fl.aggregation.registry import rule as rule_of
 from sharetorch.fl.datasets import BaseDataset
 from sharetorch.fl.rounds import partition
 from sharetorch.fl.rounds.aggregators import RULES
@@ -28,6 +33,10 @@ from sharetorch.mpc.errors import TrainingError
 from sharetorch.remote.worker import VirtualWorker
 
 _KEY = "simulated"
+_LARGEST_WEIGHT = 1 << 16
+"""Largest number of items by which a hidden update is weighted."""
+_SIGN_RATE = 1e-3
+"""Learning rate of the server for votes of signs: what a coordinate changes in a round."""
 
 
 @dataclass(frozen=True)
@@ -38,12 +47,20 @@ class Trial:
         rounds: see ``RoundSettings``, as for sample, deadline and seed.
         clients: how many.
         partition: as ``partition.parse`` takes it.
-        rule: a name of ``aggregators.RULES``; it is told how many clients are Byzantine.
+        rule: a name of ``aggregators.RULES``, or with aggregators of ``aggregation.RULES``; it is told how many clients
+            are Byzantine.
+        aggregators: among how many updates are split, so that none of them sees one; 0 for plain updates.
+        coordinate: largest coordinate of a hidden update.
+        clip: largest length of a hidden update (L2); None for no clipping.
+        least: fewest clients over whom hidden updates may be aggregated.
+        guide_items: items of the server's own, for the rule "fltrust".
         byzantine: part of the clients that attack, at least 0 and below 1; rounded to a number of clients.
         attack: a name of ``attacks.ATTACKS``.
         strength: of the attack.
+        model: "auto", or a name of ``MODELS``.
         strategy: a name of ``strategies.STRATEGIES``.
-        server_lr: learning rate of the server; the strategy's own if None.
+        server_lr: learning rate of the server. If None, FedAvg and FedProx take 1, for "sum" one over the number of
+            clients in a round, for "sign-vote" 0.001; the others have their own.
         mu: of FedProx.
         local_epochs: passes of a client over its data in a round.
         batch_size: of clients.
@@ -59,9 +76,15 @@ class Trial:
     clients: int = 20
     partition: str = "iid"
     rule: str = "mean"
+    aggregators: int = 0
+    coordinate: float = 8.0
+    clip: float | None = None
+    least: int = 1
+    guide_items: int = 100
     byzantine: float = 0.0
     attack: str = "sign-flip"
     strength: float = 10.0
+    model: str = "auto"
     strategy: str = "fedavg"
     server_lr: float | None = None
     mu: float = 0.01
@@ -75,10 +98,12 @@ class Trial:
 
     def __post_init__(self) -> None:
         for name, value, known in (
-            ("rule", self.rule, RULES), ("attack", self.attack, ATTACKS), ("strategy", self.strategy, STRATEGIES),
+            ("rule", self.rule, HIDDEN_RULES if self.aggregators else RULES), ("attack", self.attack, ATTACKS),
+            ("strategy", self.strategy, STRATEGIES), ("model", self.model, ("auto", *MODELS)),
         ):  # fmt: skip
             if value not in known:
-                raise TrainingError(f"{value!r} is no {name}; there are {', '.join(known)}.")
+                hint = " That is one for hidden updates: set aggregators to 2." if value in HIDDEN_RULES else ""
+                raise TrainingError(f"{value!r} is no {name}; there are {', '.join(known)}.{hint}")
         if self.clients < 1 or not 0 <= self.byzantine < 1 or not (self.strength > 0 and math.isfinite(self.strength)):
             raise TrainingError(
                 f"{self.clients} clients, {self.byzantine:g} of them Byzantine, strength {self.strength:g}: there must "
@@ -88,14 +113,46 @@ class Trial:
         if checked.sample is not None and checked.sample > self.clients:
             raise TrainingError(f"{checked.sample} of {self.clients} clients cannot be asked in a round; lower sample.")
         partition.parse(self.partition)
+        self._check_hidden()
         needed = {"krum": 2 * self.attackers + 3, "multi-krum": 2 * self.attackers + 3}
         needed["trimmed-mean"] = 2 * self.attackers + 1
-        present = self.sample or self.clients
+        present = self.present
         if present < needed.get(self.rule, 1):
             raise TrainingError(
                 f"The rule {self.rule} needs at least {needed[self.rule]} clients in a round to withstand "
                 f"{self.attackers}; there are {present}."
             )
+
+    def _check_hidden(self) -> None:
+        if self.aggregators in (0, 1) and (self.aggregators or self.clip is not None or self.least > 1):
+            raise TrainingError(
+                f"{self.aggregators} aggregators, clip {self.clip}, least {self.least}: updates are hidden among two "
+                "or more aggregators, and the others are settings of hidden updates."
+            )
+        if self.guide_items < 1:
+            raise TrainingError(f"guide_items is {self.guide_items}; it must be at least 1.")
+        if self.aggregators:
+            self.limits()
+
+    def limits(self) -> Limits:
+        """What clients declare of hidden updates.
+
+        Raises:
+            DeclaredLimitsError: a number outside its range.
+        """
+        weight = _LARGEST_WEIGHT if self.rule == "weighted-mean" else 1
+        return Limits(self.coordinate, self.present, weight, least=self.least)
+
+    @property
+    def present(self) -> int:
+        """Clients in a round."""
+        return self.sample or self.clients
+
+    @property
+    def server_rate(self) -> float | None:
+        """The learning rate of the server; None for the strategy's own."""
+        given = {"sum": 1 / self.present, "sign-vote": _SIGN_RATE} if self.strategy in ("fedavg", "fedprox") else {}
+        return given.get(self.rule) if self.server_lr is None else self.server_lr
 
     @property
     def attackers(self) -> int:
@@ -143,13 +200,33 @@ class TutorialNet(nn.Module):
         return self.fc2(F.relu(self.fc1(x.flatten(1))))  # type: ignore[no-any-return]
 
 
-def model_for(items: Items, seed: int) -> nn.Module:
-    """The tutorials' network for images of 28x28, else one hidden layer of 32; its values follow from the seed."""
+def _hidden_layer(shape: torch.Size) -> nn.Module:
+    return nn.Sequential(nn.Flatten(), nn.Linear(shape.numel(), 32), nn.ReLU(), nn.Linear(32, 10))
+
+
+def _network(shape: torch.Size) -> nn.Module:
+    if tuple(shape) != (1, 28, 28):
+        raise TrainingError(f"The tutorials' network takes images of shape (1, 28, 28), not {tuple(shape)}; use mlp.")
+    return TutorialNet()
+
+
+MODELS: Mapping[str, Callable[[torch.Size], nn.Module]] = {"cnn": _network, "mlp": _hidden_layer}
+"""Models by name, given the shape of an item: the tutorials' network, and one hidden layer of 32."""
+
+
+def model_for(items: Items, seed: int, kind: str = "auto") -> nn.Module:
+    """A model whose values follow from the seed.
+
+    Args:
+        items: what it is for.
+        seed: of its values.
+        kind: a name of ``MODELS``; "auto" is the tutorials' network for images of 28x28, else the hidden layer.
+
+    Raises:
+        TrainingError: the model does not take such items.
+    """
     shape = items.train.shape[1:]
-    if tuple(shape) == (1, 28, 28):
-        model: nn.Module = TutorialNet()
-    else:
-        model = nn.Sequential(nn.Flatten(), nn.Linear(shape.numel(), 32), nn.ReLU(), nn.Linear(32, 10))
+    model = MODELS[("cnn" if tuple(shape) == (1, 28, 28) else "mlp") if kind == "auto" else kind](shape)
     for name, part in model.named_modules():
         if isinstance(part, (nn.Linear, nn.Conv2d)):
             _initialise(part, Chance(seed, "model", name))
@@ -177,7 +254,7 @@ def simulated(
         FederatedDataError: the items cannot be split as the trial says.
         TrainingError: a setting is wrong.
     """
-    model = model_for(items, trial.seed)
+    model = model_for(items, trial.seed, trial.model)
     config = TrainConfig(
         model, F.cross_entropy, trial.batch_size, trial.local_epochs, optimizer_args={"lr": trial.lr}
     )
@@ -185,13 +262,43 @@ def simulated(
         model,
         _clients(trial, items, config),
         trial.settings,
-        STRATEGIES[trial.strategy](trial.server_lr, trial.mu),
-        RULES[trial.rule](trial.attackers),
+        STRATEGIES[trial.strategy](trial.server_rate, trial.mu),
+        _hidden(trial) if trial.aggregators else RULES[trial.rule](trial.attackers),
         accuracy_on(items.test, items.test_labels),
         early_stop,
         checkpoint,
         listeners,
+        _guide(trial, items, config) if trial.rule == "fltrust" else None,
     )
+
+
+def _hidden(trial: Trial) -> HiddenAggregator:
+    """The rule on hidden updates, among virtual aggregators."""
+    f = trial.attackers
+    given: dict[str, Any] = {"krum": {"byzantine": f}, "multi-krum": {"byzantine": f}}
+    given["trimmed-mean"] = {"trim": f / trial.present}
+    made = trial.rule if trial.rule == "fltrust" else rule_of(trial.rule, **given.get(trial.rule, {}))
+    names = [f"simulated_aggregator_{number}" for number in range(trial.aggregators)]
+    provider = VirtualWorker(id="simulated_provider")
+    return HiddenAggregator(
+        *(VirtualWorker(id=name) for name in names), crypto_provider=provider, limits=trial.limits(), rule=made,
+        clip=trial.clip,
+    )  # fmt: skip
+
+
+def _guide(trial: Trial, items: Items, config: TrainConfig) -> Client:
+    """The server with items of its own, drawn from the training items."""
+    wanted = min(trial.guide_items, len(items.train))
+    places = torch.tensor(Chance(trial.seed, "guide").chosen(len(items.train), wanted))
+    return _client("simulated_guide", items.train[places], items.train_labels[places], config, Steps(config))
+
+
+def _client(id: str, data: Tensor, labels: Tensor, config: TrainConfig, steps: Steps) -> WorkerClient:
+    worker = VirtualWorker(id=id)
+    if _KEY in worker.datasets:
+        remove_dataset(worker, _KEY)
+    add_dataset(worker, BaseDataset(data, labels), _KEY)
+    return WorkerClient(worker, _KEY, config, steps)
 
 
 def _clients(trial: Trial, items: Items, config: TrainConfig) -> list[Client]:
@@ -203,10 +310,6 @@ def _clients(trial: Trial, items: Items, config: TrainConfig) -> list[Client]:
         labels = items.train_labels[part]
         if number in bad and trial.attack == "label-flip":
             labels = flipped(labels, classes)
-        worker = VirtualWorker(id=f"simulated_{number}")
-        if _KEY in worker.datasets:
-            remove_dataset(worker, _KEY)
-        add_dataset(worker, BaseDataset(items.train[part], labels), _KEY)
-        client = WorkerClient(worker, _KEY, config, steps)
+        client = _client(f"simulated_{number}", items.train[part], labels, config, steps)
         clients.append(Byzantine(client, trial.attack, trial.strength) if number in bad else client)
     return clients

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -10,6 +10,11 @@ from torch import Tensor
 
 from sharetorch.fl.structs import tensors_of
 from sharetorch.mpc.errors import TrainingError
+
+
+def flat(tensors: Iterable[Tensor]) -> Tensor:
+    """Those of the tensors that hold real numbers, one after the other: float64, one dimension."""
+    return torch.cat([x.detach().reshape(-1).double() for x in tensors if x.dtype.is_floating_point])
 
 
 class Layout:
@@ -42,8 +47,7 @@ class Layout:
 
     def vector(self, tensors: Sequence[Tensor]) -> Tensor:
         """The vector of a model's tensors: float64, shape (size,)."""
-        real = [x.detach().reshape(-1).double() for x, real in zip(tensors, self._real, strict=True) if real]
-        return torch.cat(real)
+        return flat(x for x, real in zip(tensors, self._real, strict=True) if real)
 
     def of(self, model: Any) -> Tensor:
         """The vector of a model."""

@@ -7,6 +7,7 @@ import torch
 
 from sharetorch.fl.aggregation import (
     Aggregation,
+    AggregationError,
     DeclaredLimitsError,
     Krum,
     Limits,
@@ -51,6 +52,28 @@ def test_limits_are_positive_numbers(coordinate: float) -> None:
 def test_counts_are_positive(name: str) -> None:
     with pytest.raises(DeclaredLimitsError):
         Limits(**{"coordinate": 1.0, "clients": 3, name: 0})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("least", [0, -1, 4])
+def test_no_more_clients_are_demanded_than_taken(least: int) -> None:
+    with pytest.raises(DeclaredLimitsError, match="of at most 3 clients are demanded"):
+        Limits(1.0, 3, least=least)
+
+
+@pytest.mark.parametrize("name", ["sum", "median", "weighted-mean"])
+def test_fewer_clients_than_demanded_are_not_aggregated(name: str) -> None:
+    """Whoever carries the uploads may bring those of one client only: the aggregators hand out no shares."""
+    for least, come in ((3, 2), (3, 3), (2, 1)):
+        made = Aggregation(testing.session(2, "tables"), 4, Limits(8.0, 5, least=least), name)
+        for _ in range(come):
+            made.submit(torch.zeros(4), 1 if name == "weighted-mean" else None)
+        if come >= least:
+            assert made.close() == come
+            continue
+        with pytest.raises(TooFewClientsError, match=f"{come} updates reached all aggregators, and at least {least}"):
+            made.close()
+        with pytest.raises(AggregationError, match="not agreed"):
+            made.open()
 
 
 def test_fraction_bits_leave_room_for_products() -> None:

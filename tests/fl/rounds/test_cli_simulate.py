@@ -59,6 +59,42 @@ def test_a_mean_that_collapses_beyond_all_numbers_is_reported(say: Say, tmp_path
     assert (tmp_path / "out.png").read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.parametrize(
+    ("rule", "words"),
+    [
+        ("sum", ()), ("mean", ("--clip", 0.5)), ("weighted-mean", ()), ("median", ("--least", 5)),
+        ("trimmed-mean", ("--aggregators", 3)), ("krum", ("--coordinate", 2)), ("multi-krum", ()), ("sign-vote", ()),
+        ("fltrust", ("--guide-items", 40)),
+    ],
+)  # fmt: skip
+def test_every_rule_on_hidden_updates(say: Say, tmp_path: Path, rule: str, words: tuple[object, ...]) -> None:
+    results = tmp_path / "out.json"
+    hidden = () if "--aggregators" in words else ("--hidden",)
+    code, out, _ = say(*SMALL, "--rounds", 4, "--quiet", "--rule", rule, "--byzantine", 0.2, "--attack", "label-flip",
+                       *hidden, *words, "--json", results)  # fmt: skip
+    content = json.loads(results.read_text())
+    assert code == 0 and f"{rule} of updates hidden among" in out
+    losses = [entry["metrics"]["test_loss"] for entry in content["rounds"]]
+    assert losses[-1] < losses[0] and all(len(entry["delivered"]) == 5 for entry in content["rounds"])
+
+
+@pytest.mark.parametrize("rule", ["median", "trimmed-mean", "krum"])
+def test_hidden_rules_give_what_plain_ones_give(say: Say, tmp_path: Path, rule: str) -> None:
+    losses = []
+    for hidden in ((), ("--hidden",)):
+        results = tmp_path / "out.json"
+        words = (*SMALL, "--quiet", "--rule", rule, "--byzantine", 0.2, "--strength", 3, *hidden, "--json", results)
+        assert say(*words)[0] == 0
+        rounds = json.loads(results.read_text())["rounds"]
+        losses.append([entry["metrics"]["test_loss"] for entry in rounds])
+    assert losses[0] == pytest.approx(losses[1], abs=2e-3)
+
+
+def test_too_few_clients_of_hidden_updates(say: Say) -> None:
+    code, _, err = say(*SMALL, "--quiet", "--hidden", "--least", 5, "--sample", 4)
+    assert code == 1 and "DeclaredLimitsError" in err and "At least 5 of at most 4 clients" in err
+
+
 @pytest.mark.parametrize("strategy", ["fedprox", "fedadam", "fedyogi"])
 def test_strategies_and_settings_reach_the_rounds(say: Say, tmp_path: Path, strategy: str) -> None:
     results = tmp_path / "out.json"
@@ -114,6 +150,13 @@ def test_words_that_are_wrong(say: Say, words: tuple[str, ...], message: str) ->
 @pytest.mark.parametrize(
     ("words", "message"),
     [
+        (("--rule", "sign-vote"), "TrainingError: 'sign-vote' is no rule; there are mean, median"),
+        (("--rule", "sum"), "That is one for hidden updates"),
+        (("--clip", "1"), "updates are hidden among two or more aggregators"),
+        (("--aggregators", "1"), "updates are hidden among two or more aggregators"),
+        (("--hidden", "--coordinate", "1e15"), "DeclaredLimitsError"),
+        (("--hidden", "--least", "21"), "DeclaredLimitsError"),
+        (("--model", "cnn"), "TrainingError: The tutorials' network takes images of shape (1, 28, 28)"),
         (("--rule", "krum", "--byzantine", "0.5"), "TrainingError: The rule krum needs at least 23 clients"),
         (("--train-items", "10"), "FederatedDataError: 10 items cannot give 20 clients 1 each"),
         (("--train-items", "100000"), "FederatedDataError: --train-items 100000: there are 1437"),
