@@ -10,11 +10,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sharetorch.cli import fl_join, fl_serve
 from sharetorch.cli.output import Commands, Raw, show
+from sharetorch.fl.aggregation.registry import RULES as HIDDEN_RULES
 from sharetorch.fl.rounds.aggregators import RULES
 from sharetorch.fl.rounds.attacks import ATTACKS
 from sharetorch.fl.rounds.reports import EarlyStop, Listener, ProgressBar, RoundReport, TensorBoard
-from sharetorch.fl.rounds.simulation import Items, Trial, simulated
+from sharetorch.fl.rounds.simulation import MODELS, Items, Trial, simulated
 from sharetorch.fl.rounds.strategies import STRATEGIES
 from sharetorch.mpc.errors import ConfigurationError, FederatedDataError
 
@@ -27,13 +29,15 @@ _MEAN, _DEVIATION = 0.1307, 0.3081
 
 _DESCRIPTION = """\
 Simulate federated learning in this process: the items of a data set are split among clients, who train in rounds; some
-of them may be Byzantine, and send what they like. Updates are plain here: rules are the reference ones. Which clients
-are Byzantine, who gets what, and the order of items follow from the seed.
+of them may be Byzantine, and send what they like. With --hidden the rule is computed on updates that are split among
+aggregators, as between machines; without, rules are the reference ones on plain updates. Which clients are Byzantine,
+who gets what, and the order of items follow from the seed.
 """
 _EXAMPLES = """\
   sharetorch fl simulate --dataset digits --rounds 20 --plot out.svg
   sharetorch fl simulate --clients 20 --dataset mnist --rule trimmed-mean --byzantine 0.3 --partition dirichlet:0.3 \\
       --rounds 30 --plot out.svg --json out.json
+  sharetorch fl simulate --rule median --byzantine 0.3 --hidden --least 10
 """
 
 
@@ -41,6 +45,8 @@ def add(commands: Commands) -> None:
     """Add the command."""
     group = commands.add_parser("fl", help="federated learning", description="Federated learning.", formatter_class=Raw)
     parts = group.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    fl_serve.add(parts)
+    fl_join.add(parts)
     found = parts.add_parser(
         "simulate",
         help="a whole federation in this process",
@@ -50,6 +56,7 @@ def add(commands: Commands) -> None:
     )
     _add_learning(found)
     _add_attack(found)
+    _add_hidden(found)
     _add_results(found)
     found.set_defaults(run=run, json=False, usage_error=found.error)
 
@@ -59,6 +66,7 @@ def _add_learning(found: argparse.ArgumentParser) -> None:
     add = found.add_argument
     add("--dataset", choices=("mnist", "digits"), default="digits", help="digits come with scikit-learn (default)")
     add("--data-dir", type=Path, metavar="DIR", help="folder of MNIST's four files, or one with mnist/ in it")
+    add("--model", choices=("auto", *MODELS), default=given.model, help="what is trained (default: cnn for mnist)")
     add("--train-items", type=_count, metavar="N", help="use the first N training items only")
     add("--clients", type=_count, default=given.clients, metavar="N", help="default: %(default)s")
     add(
@@ -80,12 +88,42 @@ def _add_learning(found: argparse.ArgumentParser) -> None:
 def _add_attack(found: argparse.ArgumentParser) -> None:
     given = Trial()
     add = found.add_argument
-    add("--rule", choices=tuple(RULES), default=given.rule, help="how updates are combined (default: mean)")
+    add(
+        "--rule", choices=tuple(dict.fromkeys([*RULES, *HIDDEN_RULES])), default=given.rule,
+        help="how updates are combined (default: mean); sum, weighted-mean, sign-vote and fltrust for hidden ones only",
+    )  # fmt: skip
     add("--byzantine", type=_part, default=0.0, metavar="PART", help="part of the clients that attack (default: 0)")
     add("--attack", choices=tuple(ATTACKS), default=given.attack, help="what they do (default: sign-flip)")
     add(
         "--strength", type=_positive, default=given.strength, metavar="X",
         help="times the honest update; of random, the standard deviation (default: %(default)s)",
+    )  # fmt: skip
+
+
+def _add_hidden(found: argparse.ArgumentParser) -> None:
+    given = Trial()
+    add = found.add_argument
+    how_many = found.add_mutually_exclusive_group()
+    how_many.add_argument(
+        "--hidden", dest="aggregators", action="store_const", const=2, default=given.aggregators,
+        help="as --aggregators 2",
+    )  # fmt: skip
+    how_many.add_argument(
+        "--aggregators", type=_count, default=given.aggregators, metavar="N",
+        help="split every update among so many aggregators, who compute the rule on what none of them sees",
+    )  # fmt: skip
+    add("--clip", type=_positive, metavar="X", help="largest length of a hidden update; longer ones are shortened")
+    add(
+        "--coordinate", type=_positive, default=given.coordinate, metavar="X",
+        help="largest coordinate of a hidden update (default: %(default)s)",
+    )  # fmt: skip
+    add(
+        "--least", type=_count, default=given.least, metavar="N",
+        help="fewest clients over whom hidden updates are aggregated (default: %(default)s)",
+    )  # fmt: skip
+    add(
+        "--guide-items", type=_count, default=given.guide_items, metavar="N",
+        help="items of the server's own, for fltrust (default: %(default)s)",
     )  # fmt: skip
 
 
@@ -182,7 +220,8 @@ def _plain(report: RoundReport) -> dict[str, Any]:
 
 def _title(trial: Trial, data: Dataset) -> str:
     attack = f", {trial.attackers} of them {trial.attack}" if trial.attackers else ""
-    return f"{data.name}, {trial.clients} clients{attack}, {trial.partition}, {trial.strategy}, {trial.rule}"
+    hidden = f" of updates hidden among {trial.aggregators}" if trial.aggregators else ""
+    return f"{data.name}, {trial.clients} clients{attack}, {trial.partition}, {trial.strategy}, {trial.rule}{hidden}"
 
 
 def _summary(trial: Trial, data: Dataset, reports: Sequence[RoundReport]) -> str:
