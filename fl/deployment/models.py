@@ -20,7 +20,6 @@ from torch.nn import functional as F
 from sharetorch.fl import graphs
 from sharetorch.fl.deployment.messages import Shape
 from sharetorch.fl.graphs import StepSource
-from sharetorch.fl.rounds.chance import Chance
 from sharetorch.fl.rounds.simulation import TutorialNet
 from sharetorch.fl.structs import RecordedStep, StepForm, tensors_of
 from sharetorch.fl.training import Step, call_loss
@@ -100,16 +99,6 @@ def _sizes(name: str) -> list[int]:
             f"{_MOST_WIDTH}, such as mlp:64,32,10."
         )
     return sizes
-
-
-def initialise(model: nn.Module, seed: int) -> None:
-    """Torch's own choice for linear layers and convolutions, from public random numbers that follow from the seed."""
-    for name, part in model.named_modules():
-        if isinstance(part, (nn.Linear, nn.Conv2d)):
-            bound, chance = part.weight[0].numel() ** -0.5, Chance(seed, "model", name)
-            with torch.no_grad():
-                for x in part.parameters():
-                    x.copy_(torch.from_numpy((2 * chance.uniform(x.numel()) - 1) * bound).reshape(x.shape))
 
 
 def stock_step(model: nn.Module, loss: str) -> Step:

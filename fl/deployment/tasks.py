@@ -13,6 +13,7 @@ from sharetorch.fl.deployment.errors import TaskRefusedError
 from sharetorch.fl.deployment.messages import VERSION, Task
 from sharetorch.fl.deployment.models import Batches
 from sharetorch.fl.masking import Limits
+from sharetorch.fl.rounds.first_weights import initialise
 from sharetorch.fl.rounds.strategies import Strategy
 from sharetorch.fl.training import Settings
 from sharetorch.mpc.errors import ShareTorchError, TrainingError
@@ -69,7 +70,7 @@ class Learning:
         if isinstance(self.model, nn.Module):
             return self.model
         model = models.stock(self.model)
-        models.initialise(model, self.seed)
+        initialise(model, self.seed)
         return model
 
     def task(self, model: nn.Module, strategy: Strategy) -> Task:

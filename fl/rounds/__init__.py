@@ -3,6 +3,7 @@
 Modules, each using only earlier ones:
 
     chance        public random numbers from a seed
+    first_weights first weights of a model
     partition     items of one data set split among clients, evenly or not
     vectors       a model as one vector
     local         what a client does in a round

@@ -24,6 +24,7 @@ from sharetorch.fl.rounds.attacks import ATTACKS, Byzantine, flipped
 from sharetorch.fl.rounds.chance import Chance
 from sharetorch.fl.rounds.clients import Client, Steps, WorkerClient
 from sharetorch.fl.rounds.evaluation import accuracy_on
+from sharetorch.fl.rounds.first_weights import initialise
 from sharetorch.fl.rounds.reports import EarlyStop, Listener
 from sharetorch.fl.rounds.rounds import Federation, RoundSettings
 from sharetorch.fl.rounds.strategies import STRATEGIES
@@ -227,18 +228,8 @@ def model_for(items: Items, seed: int, kind: str = "auto") -> nn.Module:
     """
     shape = items.train.shape[1:]
     model = MODELS[("cnn" if tuple(shape) == (1, 28, 28) else "mlp") if kind == "auto" else kind](shape)
-    for name, part in model.named_modules():
-        if isinstance(part, (nn.Linear, nn.Conv2d)):
-            _initialise(part, Chance(seed, "model", name))
+    initialise(model, seed)
     return model
-
-
-def _initialise(part: nn.Linear | nn.Conv2d, chance: Chance) -> None:
-    """Torch's own choice for these layers: uniform numbers up to one over the square root of the inputs of a unit."""
-    bound = part.weight[0].numel() ** -0.5
-    with torch.no_grad():
-        for x in part.parameters():
-            x.copy_(torch.from_numpy((2 * chance.uniform(x.numel()) - 1) * bound).reshape(x.shape))
 
 
 def simulated(

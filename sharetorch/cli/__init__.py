@@ -21,6 +21,7 @@ examples:
   sharetorch doctor --config /etc/sharetorch/worker.toml
   sharetorch requests list --config /etc/sharetorch/worker.toml
   sharetorch fl simulate --clients 20 --dataset digits --rule median --byzantine 0.3 --attack sign-flip
+  sharetorch fl serve --help                  rounds with real clients, who run: sharetorch fl join
 """
 
 

@@ -19,6 +19,7 @@ from sharetorch.fl.deployment.models import Shell
 from sharetorch.fl.deployment.roll import Authority, Roll, der_of
 from sharetorch.fl.masking.messages import encode
 from sharetorch.fl.rounds import FedAvg, RoundReport
+from sharetorch.fl.rounds.first_weights import initialise
 from sharetorch.fl.training import Settings
 from sharetorch.mpc.errors import ConfigurationError, MalformedRequestError, TrainingError
 from sharetorch.mpc.network import certificates
@@ -32,9 +33,9 @@ from tests.fl.deployment.federations import same
 )
 def test_stock_models_take_and_give(name: str, item: tuple[int, ...], output: tuple[int, ...]) -> None:
     model = models.stock(name)
-    models.initialise(model, 3)
+    initialise(model, 3)
     again = models.stock(name)
-    models.initialise(again, 3)
+    initialise(again, 3)
     assert model(torch.ones(3, *item)).shape == output and same(model, again)
     values = sum(x.numel() for x in model.parameters())
     assert models.bytes_of(models.shapes_of(model)) == 4 * values == len(models.packed(model))
