@@ -13,7 +13,7 @@ ONE_THREAD := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 NUMBA_NUM_THREADS=1
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help train infer test test-big bench bench-network bench-peers lint check docs clean
+.PHONY: help train infer test test-big bench bench-network bench-peers bench-federated lint check docs clean
 
 help:
 	@echo "make train   train on secret-shared MNIST, with a plaintext twin beside it"
@@ -25,6 +25,7 @@ help:
 	@echo "make bench   benchmarks, results in benchmarks/results"
 	@echo "make bench-network   benchmarks between processes, beside CrypTen; ARGS goes to bench_network.py"
 	@echo "make bench-peers     the same work on CrypTen and SPU, and how time grows; ARGS goes to against_peers.py"
+	@echo "make bench-federated federated accuracy, attacks, sums nobody sees; ARGS goes to bench_federated.py"
 	@echo "make docs    build the documentation, warnings are errors"
 	@echo "make clean   remove what was built, .venv too"
 	@echo 'ARGS="..." passes more options to the script, pytest or Sphinx.'
@@ -37,12 +38,15 @@ $(VENV)/.installed-%: pyproject.toml constraints.txt | $(PY)
 	$(PY) -m pip install --disable-pip-version-check --quiet --constraint constraints.txt --editable '.[$*]'
 	@touch $@
 
-# All extras by one call of pip, for continuous integration: four calls take four times as long.
-EXTRAS := dev examples data docs
+# All extras by one call of pip: eight calls take eight times as long.
+EXTRAS := dev examples data docs dp flower plots tensorboard
+EMPTY :=
+COMMA := ,
 .PHONY: everything
-everything: | $(PY)
-	$(PY) -m pip install --disable-pip-version-check --quiet --constraint constraints.txt --editable '.[dev,examples,data,docs]'
-	@touch $(EXTRAS:%=$(VENV)/.installed-%)
+everything: $(VENV)/.installed-all
+$(VENV)/.installed-all: pyproject.toml constraints.txt | $(PY)
+	$(PY) -m pip install --disable-pip-version-check --quiet --constraint constraints.txt --editable '.[$(subst $(EMPTY) $(EMPTY),$(COMMA),$(EXTRAS))]'
+	@touch $(EXTRAS:%=$(VENV)/.installed-%) $@
 
 train: $(VENV)/.installed-examples
 	$(PY) examples/encrypted_mnist.py --epochs 1 --plain $(ARGS)
@@ -50,7 +54,7 @@ train: $(VENV)/.installed-examples
 infer: $(VENV)/.installed-examples
 	$(PY) examples/private_inference.py --plain $(ARGS)
 
-test: $(VENV)/.installed-dev $(VENV)/.installed-examples $(VENV)/.installed-data
+test: $(VENV)/.installed-all
 	$(ONE_THREAD) $(VENV)/bin/pytest tests docs/tutorials --nbmake -n $(WORKERS) --dist worksteal --durations=15 $(ARGS)
 
 test-big: $(VENV)/.installed-dev $(VENV)/.installed-examples $(VENV)/.installed-data
@@ -72,7 +76,10 @@ bench-peers: $(VENV)/.installed-dev
 	$(PY) benchmarks/scaling.py --json benchmarks/results/scaling-latest.json
 	$(PY) benchmarks/peers_page.py benchmarks/results/peers-latest.json benchmarks/results/scaling-latest.json docs/benchmarks_peers.md
 
-lint: $(VENV)/.installed-dev $(VENV)/.installed-examples $(VENV)/.installed-data
+bench-federated: $(VENV)/.installed-all
+	$(PY) benchmarks/bench_federated.py --json benchmarks/results/federated-latest.json --table docs/benchmarks_federated.md $(ARGS)
+
+lint: $(VENV)/.installed-all
 	$(PY) -m ruff check .
 	$(PY) tests/packaging/make_links.py
 	MYPYPATH=.links $(PY) -m mypy --strict --explicit-package-bases -p sharetorch

@@ -15,9 +15,12 @@ Modules, each using only earlier ones:
     serving       training at a worker, as the worker does it
     client        training on data sets of one's own
     utils         averages and data to try things on
-    rounds        federated learning in rounds
     aggregation   updates aggregated in MPC, seen by nobody
+    rounds        federated learning in rounds
     masking       updates summed by one aggregator, under pairwise masks
+    privacy       differential privacy: noise, accounts, budgets
+    flower        aggregation inside a Flower federation
+    deployment    rounds with real clients over TLS
 """
 
 from sharetorch.fl import rounds, utils

@@ -1,0 +1,1 @@
+"""An app of Flower's whose clients add known updates to a model."""
