@@ -24,7 +24,7 @@ import sharetorch as st
 from sharetorch.mpc.kernels import thread_count
 from sharetorch.mpc.protocols.suite import DEFAULT_SUITE
 
-collect_ignore = ["bench_network.py", "bench_transports.py"]  # scripts of their own: make bench-network
+collect_ignore = ["bench_federated.py", "bench_network.py", "bench_transports.py"]  # scripts of their own
 
 SEED = 20
 UNIT = 2.0**-16

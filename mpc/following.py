@@ -458,11 +458,11 @@ def _descend(c: _Command) -> Labels:
 def _target(
     c: _Command, out: Shape, target: int, sources: Sequence[int], more: Sequence[tuple[Label | None, Shape]] = ()
 ) -> Label | None:
-    """What a target written to as a whole holds afterwards: a sum of operands and of more."""
+    """What a target written to as a whole holds afterwards, or a new object: a sum of operands and of more."""
     parts = [*((c.labels[k], c.shapes[k]) for k in sources), *more]
     made_by = None if len(parts) == 1 else "combine"
     written = elementwise([label for label, _ in parts], [shape for _, shape in parts], out, made_by)
-    label = c.labels[target]
+    label = c.labels[target] if target >= 0 else None
     if label is None or not label.restricted:
         return written
     return elementwise([label, written], [c.shapes[target], out], out)

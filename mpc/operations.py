@@ -326,12 +326,15 @@ async def descend(
         shares: objects.
         steps: (place of the first target, places of sources, factors, place of the second target). The first target
             becomes the sum of factors times sources, and of products, divided by 2^s; to the second one is added what
-            the first one has become, times a / 2^digits.
+            the first one has become, times a / 2^digits. A first target of -1 is a new object.
         scaling: s, a, digits.
         products: (number of a step, f, place of x, place of y): f(x, y) is part of that step's sum. Gradients of
             weights are such products: nothing but the sum is truncated.
     """
-    sizes = [shares[first].data.numel() for first, _, _, _ in steps]
+    sizes = [shares[second if first < 0 else first].data.numel() for first, _, _, second in steps]
+    made_of = {int(number) for number, _, _, _ in products}
+    if not all(places or number in made_of for number, (_, places, _, _) in enumerate(steps)):
+        raise UnsupportedOperationError("A step adds up at least one operand or product.")
     operands = await masked(party, *(shares[k] for _, _, x, y in products for k in (x, y)))
     factors = list(zip(operands[::2], operands[1::2], strict=True))
 
@@ -349,10 +352,20 @@ async def descend(
     found = await truncate_and_scale_hidden(party, sum(sizes), hide, Scaling(*map(int, scaling)))
     written: list[ArithmeticShare] = []
     for (first, _, _, second), y, z in zip(steps, *(part.data.split(sizes) for part in found), strict=True):
-        shares[first].write(y.view(shares[first].data.shape))
+        if first < 0:
+            made = _alone(y).view(shares[second].data.shape)
+            written.append(ArithmeticShare(made))
+        else:
+            shares[first].write(y.view(shares[first].data.shape))
+            written.append(shares[first])
         shares[second].add(z.view(shares[second].data.shape))
-        written += [shares[first], shares[second]]
+        written.append(shares[second])
     return tuple(written)
+
+
+def _alone(part: Tensor) -> Tensor:
+    """A part of a vector as a tensor that begins where its storage begins, without a copy."""
+    return torch.empty_like(part) if part.is_meta else torch.from_numpy(part.numpy())
 
 
 def _add_weighted(out: Tensor, party: Party, shares: Sequence[ArithmeticShare], factors: Sequence[int]) -> None:

@@ -72,14 +72,17 @@ class Book:
             ins, outs = shapes()
             labels = after(operation, [self._labels.get(number) for number in inputs], ins, outs, public)
             if operation in _WRITING:
-                targets = [inputs[place] for place in _targets(public)]
-                labels = tuple(self._written(target, label) for target, label in zip(targets, labels, strict=True))
+                labels = tuple(
+                    label if place < 0 else self._written(inputs[place], label)
+                    for place, label in zip(_targets(public), labels, strict=True)
+                )
             for number, label in zip(outputs, labels, strict=True):
                 if label is not None:
                     self._labels[number] = label
         if operation in ("write_all", "descend"):
             for place, output in zip(_targets(public), outputs, strict=True):
-                self._see_together(inputs[place], [output])
+                if place >= 0:
+                    self._see_together(inputs[place], [output])
         elif operation in _SAME_MEMORY or (operation == "local" and public["function"] not in _FRESH):
             self._see_together(inputs[0], outputs)
 
@@ -104,7 +107,10 @@ class Book:
 
 
 def _targets(public: Mapping[str, Any]) -> list[int]:
-    """Places of what is written to among the operands, in the order of results: the first one, or those told."""
+    """Places of what is written to among the operands, in the order of results: the first one, or those told.
+
+    Below 0 for a result that is a new object.
+    """
     if "steps" in public:
         return [int(target) for first, _, _, second in public["steps"] for target in (first, second)]
     return [int(target) for target, _, _ in public["writes"]] if "writes" in public else [0]

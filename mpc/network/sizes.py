@@ -51,7 +51,8 @@ def elements_of(name: str, shapes: Sequence[Shape], public: Mapping[str, Any], l
     if name == "write_all":
         return max(_broadcast(shapes, sources) for _, sources, _ in public["writes"])
     if name == "descend":
-        sums = sum(_broadcast(shapes, (first, *sources)) for first, sources, _, _ in public["steps"])
+        targets = [(second if first < 0 else first, sources) for first, sources, _, second in public["steps"]]
+        sums = sum(_broadcast(shapes, (target, *sources)) for target, sources in targets)
         products: int = sum(math.prod(f.shape(shapes[i], shapes[j])) for _, f, i, j in public.get("products", ()))
         return sums + products
     values, function = public.get("values"), public.get("function")

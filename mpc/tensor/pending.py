@@ -92,6 +92,12 @@ class Pending(Waiting):
             else:
                 handle.arrive(number)
 
+    def taken_over(self, numbers: tuple[int, ...]) -> None:
+        """Another command has made the results."""
+        self.session.forget(self)
+        self._given = True
+        self.arrive(numbers)
+
     @abstractmethod
     def give(self) -> tuple[int, ...]:
         """Give the command. Returns the numbers of its results."""
@@ -180,6 +186,16 @@ class Gradient(Pending):
             made.operands = ()
         self.operands = ()
         return numbers[:1]
+
+    def taken_over(self, numbers: tuple[int, ...]) -> None:
+        """As of any command; the operands are let go."""
+        super().taken_over(numbers)
+        self.operands = ()
+
+    @property
+    def digits(self) -> int:
+        """By how many digits the product is truncated."""
+        return self.divisor.bit_length() - 1
 
 
 class Relu(Pending):

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -146,7 +146,7 @@ class Update(Waiting):
     def _room_for(self, ys: Sequence[Any]) -> int:
         """Digits by which gradients that wait have more than the sums, before they are truncated; 0 if it is no use."""
         made = [waiting(y, Gradient) for y in ys]
-        whole = {y.encoding.scale + by.divisor.bit_length() - 1 for y, by in zip(ys, made, strict=True) if by}
+        whole = {y.encoding.scale + by.digits for y, by in zip(ys, made, strict=True) if by}
         held = {part.encoding.scale for part in self.sums}
         most = min(part.encoding.sum_digits for part in self.sums)
         fits = len(whole) == len(held) == 1 and max(held) < max(whole) <= most
@@ -187,26 +187,59 @@ class Update(Waiting):
 
     def _descend(self, ps: Sequence[Any], scaling: Scaling) -> None:
         unmade = self._unmade(ps)
-        numbers: list[int] = []
-        steps, products = [], []
+        rows = []
         for i, (part, p) in enumerate(zip(self.sums, ps, strict=True)):
             left = self._gradients[i] if i in unmade else -1
             held = [(x, by) for k, (x, by) in enumerate(zip(part.operands, part.factors, strict=True)) if k != left]
-            first, second = len(numbers), len(numbers) + 1 + len(held)
-            numbers += [part.target.handle.number, *(x.handle.number for x, _ in held), p.handle.number]
-            steps.append((first, tuple(range(first + 1, second)), tuple(by for _, by in held), second))
-        for i, gradient in unmade.items():
-            products.append((i, gradient.function, len(numbers), len(numbers) + 1))
-            numbers += [x.handle.number for x in gradient.operands]
-        written = [tensor for part, p in zip(self.sums, ps, strict=True) for tensor in (part.target, p)]
-        more = {"products": tuple(products)} if products else {}
-        with self.session.without(list(unmade.values())):
-            made = self.session.command(
-                "descend", *numbers, outputs=len(written), steps=tuple(steps), scaling=tuple(scaling), **more
-            )
-        for tensor, number in zip(written, made, strict=True):
-            self.session.free(number)
-            if tensor.mark is not None:
+            rows.append(_Row(part.target, tuple(x for x, _ in held), tuple(by for _, by in held), unmade.get(i), p))
+        _descend(rows, scaling)
+
+
+class _Row(NamedTuple):
+    """What the command ``descend`` does to one parameter.
+
+    Attributes:
+        target: becomes the sum; None for a new object.
+        operands: of the sum.
+        factors: public integers, one for each operand.
+        gradient: a product that waits, another operand; None for none.
+        p: to which a multiple of the sum is added.
+    """
+
+    target: SharedTensor | None
+    operands: tuple[SharedTensor, ...]
+    factors: tuple[int, ...]
+    gradient: Gradient | None
+    p: SharedTensor
+
+
+def _descend(rows: Sequence[_Row], scaling: Scaling) -> None:
+    """Give the command. A gradient is done if its row has no target: then it is the row's sum."""
+    numbers: list[int] = []
+    steps, products = [], []
+    for i, row in enumerate(rows):
+        targets = () if row.target is None else (row.target,)
+        first, begin = (-1, len(numbers)) if row.target is None else (len(numbers), len(numbers) + 1)
+        second = begin + len(row.operands)
+        numbers += [x.handle.number for x in (*targets, *row.operands, row.p)]
+        steps.append((first, tuple(range(begin, second)), row.factors, second))
+        if row.gradient is not None:
+            products.append((i, row.gradient.function, len(numbers), len(numbers) + 1))
+            numbers += [x.handle.number for x in row.gradient.operands]
+    session = rows[0].p.session
+    more = {"products": tuple(products)} if products else {}
+    with session.without([row.gradient for row in rows if row.gradient is not None]):
+        made = session.command(
+            "descend", *numbers, outputs=2 * len(rows), steps=tuple(steps), scaling=tuple(scaling), **more
+        )
+    for row, moved, stepped in zip(rows, made[::2], made[1::2], strict=True):
+        if row.target is None and row.gradient is not None:
+            row.gradient.taken_over((moved,))
+        else:
+            session.free(moved)
+        session.free(stepped)
+        for tensor in (row.target, row.p):
+            if tensor is not None and tensor.mark is not None:
                 tensor.mark.bits = False
 
 
@@ -238,7 +271,7 @@ def add_all(func: Any, xs: Sequence[Any], ys: Sequence[Any], *, alpha: Any = 1) 
         return
     scaled = {} if alpha == 1 else {"alpha": alpha}
     shadows = [on_shadows(_aten.add.Tensor, pair, scaled) for pair in zip(xs, ys, strict=True)]
-    if not _joined(xs, ys, alpha):
+    if not _joined(xs, ys, alpha) and not _descended(xs, ys, alpha):
         sums = zip(xs, shadows, ys, strict=True)
         write_sums([Sum(x, shadow, *combination(x, y, alpha)) for x, shadow, y in sums])
     _changed(xs)
@@ -253,6 +286,37 @@ def _joined(xs: Sequence[Any], ys: Sequence[Any], alpha: Any) -> bool:
     if update is None:
         return False
     return update.add(ys, alpha) if update.changes(xs) else update.changes(ys) and update.step(xs, alpha)
+
+
+def _descended(ps: Sequence[Any], gs: Sequence[Any], alpha: Any) -> bool:
+    """Whether p += alpha * g was done in one command that makes gradients of weights, too: the step of plain SGD."""
+    found = [waiting(g, Gradient) for g in gs]
+    pairs = list(zip(ps, gs, strict=True))
+    whole = {g.encoding.scale + made.digits for g, made in zip(gs, found, strict=True) if made is not None}
+    kept = {g.encoding.scale for g in gs}
+    if len(whole) != 1 or len(kept) != 1 or Debug.enabled or ps[0].session.debug:
+        return False
+    alike = all(p.shape == g.shape and _halves(p.encoding) for p, g in pairs)
+    if len({x.session for x in (*ps, *gs)}) > 1 or not alike:
+        return False
+    lost = whole.pop() - kept.pop()
+    steps = [(p, combination(p, g, alpha)) for p, g in pairs]
+    scaling, *others = {Scaling(lost, by.factors[1], by.encoding.scale - p.encoding.scale) for p, by in steps}
+    most = min(g.encoding.sum_digits - g.encoding.scale for g in gs)
+    read = [x for g, made in zip(gs, found, strict=True) for x in ((g,) if made is None else made.operands)]
+    apart = {_place(p) for p in ps}.isdisjoint(map(_place, read))
+    if others or not scaling.fits(WORD_BITS) or lost > most or not apart:
+        return False
+    for p, g in pairs:
+        require_writable(p, g.shadow, g.encoding)
+    _descend(
+        [
+            _Row(None, (g,), (1 << lost,), None, p) if made is None else _Row(None, (), (), made, p)
+            for (p, g), made in zip(pairs, found, strict=True)
+        ],
+        scaling,
+    )
+    return True
 
 
 @aten(_aten._foreach_mul_.Scalar)

@@ -771,6 +771,21 @@ def test_every_term_of_several_products_has_its_own_label() -> None:
     assert squared == bilinear(Product(), ROWS, ROWS, (20, 3), (20, 3))
 
 
+def test_a_step_takes_the_label_of_the_gradient_it_makes() -> None:
+    shapes = [(3, 4), (20, 3), (20, 4)]
+    terms = {"terms": [[Product(), 0, 0, 4], [MatrixProduct(), 1, 0, 4]], "method": "probabilistic"}
+    _, product = after("products", [None, ROWS], shapes[:2], [(3, 4), (20, 4)], terms)
+    steps = {"steps": [[-1, [], [], 2]], "products": [[0, MatrixProduct(), 1, 0]], "scaling": [16, -1, 8]}
+    gradient, stepped = after("descend", [None, ROWS, None], shapes, [(20, 4)] * 2, steps)
+    assert gradient == product and product is not None
+    assert stepped == after("combine", [None, product], [(20, 4)] * 2, [(20, 4)], {"a": 1, "b": 1})[0]
+    book = Book()
+    book.enter(2, ROWS)
+    book.follow("descend", (1, 2, 3), lambda: (shapes, [(20, 4)] * 2), (4, 5), steps)
+    assert book.label(4) == product and book.label(1) is None
+    assert book.label(3) == book.label(5) == stepped
+
+
 def test_every_target_written_to_takes_the_label_of_its_own_sources() -> None:
     book = Book()
     book.enter(1, None)

@@ -65,6 +65,7 @@ SETTINGS = NetworkSettings(
 LIMITS = Limits(object_bytes=1 << 20)
 RING64 = PowerRing()
 HUGE = 1 << 40
+SCALING = {"scaling": [1, 1, 1]}
 
 
 class Worker(NetworkedWorker):
@@ -231,6 +232,15 @@ COMMANDS: dict[str, tuple[Attack, str]] = {
     "a step of nothing": (lambda r: r.command("descend", r.x, steps=[[0, [], [], 0]], scaling=[1, 1, 1]), ""),
     "a step too large": (lambda r: r.command("descend", r.x, steps=[[0, [0], [1], 0]], scaling=[40, 1, 40]), ""),
     "a step that is no number": (lambda r: r.command("descend", r.x, steps=[[0, [0], [1], 0]], scaling=["1", 1]), ""),
+    "a step with a product of no step": (
+        lambda r: r.command("descend", r.x, steps=[[0, [0], [1], 0]], products=[[7, Product(), 0, 0]], **SCALING), ""
+    ),
+    "a step with a product of no operand": (
+        lambda r: r.command("descend", r.x, steps=[[-1, [], [], 0]], products=[[0, Product(), 0, 5]], **SCALING), ""
+    ),
+    "a step with a product that is none": (
+        lambda r: r.command("descend", r.x, steps=[[-1, [0], [1], 0]], products=[[0, "mm", 0, 0]], **SCALING), ""
+    ),
     "output that was not refreshed": (lambda r: Output(r.id, r.x), "OperationNotAllowedError"),
     "output of what is not there": (lambda r: Output(r.id, 12345), "ObjectGoneError"),
     "input of another size": (lambda r: r.input([2], 8), "MalformedRequestError"),

@@ -2,6 +2,7 @@
 
 import math
 import struct
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -166,6 +167,13 @@ def test_malformed_values(data):
         ANY.decode(data)
 
 
+def is_protocol_without_steps(data: Any) -> bool:
+    match data:
+        case [[], [*tags], str() | None]:
+            return all(isinstance(tag, str) for tag in tags)
+    return False
+
+
 @pytest.mark.parametrize("number", range(16, 23))
 @settings(max_examples=40, deadline=None)
 @given(data=st.binary(max_size=60))
@@ -188,6 +196,7 @@ def test_random_contents_of_every_further_type(number, data):
 )
 def test_contents_of_another_form(number, data):
     assume((number, data) != (21, [[], []]))  # a model without tensors
+    assume(number != 20 or not is_protocol_without_steps(data))
     worker = VirtualWorker(id="wire_target")
     with pytest.raises(ShareTorchError):
         Decoder(object, worker).decode(extension(number, msgspec.msgpack.encode(data)))
