@@ -251,7 +251,7 @@ def test_a_learning_rate_is_part_of_the_program(group: Group) -> None:
     for optimizer in (training.optimizer, training.plain_optimizer):
         optimizer.param_groups[0]["lr"] = 0.07
     training.plain_step(x, y)
-    with pytest.warns(PreparedUnusedWarning, match="1 of .* write_all came with other public arguments"), prepared:
+    with pytest.warns(PreparedUnusedWarning, match="1 of .* descend came with other public arguments"), prepared:
         training.step(group.share(x), group.share(y))
     assert training.agrees()
 
