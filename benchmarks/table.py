@@ -15,7 +15,7 @@ COLUMNS = (
     "MB per party",
     "MB from provider: ahead + online",
 )
-GROUPS = ("kernels", "operations", "models", "remote")
+GROUPS = ("kernels", "operations", "models", "remote", "lanes")
 """Order of the rows; within a group they stay as they were run."""
 NOTE = (
     "Plain torch does the same work in float32; for ring kernels, on the same integers. What the provider sends ahead "

@@ -192,6 +192,10 @@ class Gradient(Pending):
         super().taken_over(numbers)
         self.operands = ()
 
+    def pass_over(self) -> None:
+        """A command did without the truncated product: it waits on, until somebody asks for it after all."""
+        self.patient, self.passed_over = False, True
+
     @property
     def digits(self) -> int:
         """By how many digits the product is truncated."""

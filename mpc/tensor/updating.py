@@ -237,6 +237,8 @@ def _descend(rows: Sequence[_Row], scaling: Scaling) -> None:
             row.gradient.taken_over((moved,))
         else:
             session.free(moved)
+        if row.gradient is not None:
+            row.gradient.pass_over()
         session.free(stepped)
         for tensor in (row.target, row.p):
             if tensor is not None and tensor.mark is not None:
