@@ -48,11 +48,13 @@ class Waiting(ABC):
     Attributes:
         passed_over: whether it waits until somebody asks for its results, or something is written.
         patient: likewise, and at most until somebody looks at the session's costs.
+        lasting: whether it may wait across the beginning of a run that was prepared.
         writes: whether it writes to objects; then it waits alone, and is given even if nobody holds it.
     """
 
     passed_over = False
     patient = False
+    lasting = False
     writes = False
 
     @abstractmethod
@@ -157,9 +159,11 @@ class Session(ABC):
             command.settle()
         self._waiting = [made for made in self._waiting if made() is not None]
 
-    def _settle_all(self) -> None:
-        """Give everything that waits."""
-        self._settle(passed_over=True, patient=True)
+    def _settle_all(self, *, lasting: bool = True) -> None:
+        """Give everything that waits, perhaps without what may last."""
+        last = [] if lasting else [made for made in self._who_waits() if made.lasting]
+        with self.without(last):
+            self._settle(passed_over=True, patient=True)
 
     def command(self, name: str, *inputs: int, outputs: int = 1, **public: Any) -> tuple[int, ...]:
         """Let all members run an operation on objects they hold, after what waits.

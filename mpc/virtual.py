@@ -197,7 +197,7 @@ class VirtualSession(Session):
     def taking(self, run: Run) -> Iterator[None]:
         """As ``Session.taking``."""
         self.require_idle()
-        self._settle_all()
+        self._settle_all(lasting=False)
         self._prepared = run
         try:
             yield

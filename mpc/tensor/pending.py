@@ -194,7 +194,7 @@ class Gradient(Pending):
 
     def pass_over(self) -> None:
         """A command did without the truncated product: it waits on, until somebody asks for it after all."""
-        self.patient, self.passed_over = False, True
+        self.patient, self.passed_over, self.lasting = False, True, True
 
     @property
     def digits(self) -> int:

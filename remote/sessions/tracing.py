@@ -285,7 +285,7 @@ class PreparingSession(Session):
     def taking(self, run: Run) -> Iterator[None]:
         """As ``Session.taking``."""
         self.require_idle()
-        self._settle_all()
+        self._settle_all(lasting=False)
         if not isinstance(run, AwayRun):
             raise PreparationError(f"{run!r} was prepared for a session of another kind.")
         self._raise_failure()
