@@ -10,7 +10,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sharetorch.cli import fl_join, fl_serve
+from sharetorch.cli import arguments, fl_join, fl_serve
+from sharetorch.cli.fl_options import DEVIATION, MEAN
 from sharetorch.cli.output import Commands, Raw, show
 from sharetorch.fl.aggregation.registry import RULES as HIDDEN_RULES
 from sharetorch.fl.rounds.aggregators import RULES
@@ -24,9 +25,6 @@ if TYPE_CHECKING:
     from sharetorch.datasets import Dataset
 
 _PLOTS = (".svg", ".png", ".pdf")
-_MEAN, _DEVIATION = 0.1307, 0.3081
-"""Of the pixels of MNIST, by which the tutorials shift and scale."""
-
 _DESCRIPTION = """\
 Simulate federated learning in this process: the items of a data set are split among clients, who train in rounds; some
 of them may be Byzantine, and send what they like. With --hidden the rule is computed on updates that are split among
@@ -67,22 +65,25 @@ def _add_learning(found: argparse.ArgumentParser) -> None:
     add("--dataset", choices=("mnist", "digits"), default="digits", help="digits come with scikit-learn (default)")
     add("--data-dir", type=Path, metavar="DIR", help="folder of MNIST's four files, or one with mnist/ in it")
     add("--model", choices=("auto", *MODELS), default=given.model, help="what is trained (default: cnn for mnist)")
-    add("--train-items", type=_count, metavar="N", help="use the first N training items only")
-    add("--clients", type=_count, default=given.clients, metavar="N", help="default: %(default)s")
+    add("--train-items", type=arguments.count, metavar="N", help="use the first N training items only")
+    add("--clients", type=arguments.count, default=given.clients, metavar="N", help="default: %(default)s")
     add(
         "--partition", type=_partition, default=given.partition, metavar="HOW",
         help="iid (default), dirichlet:ALPHA, labels[:SHARDS] or quantity[:ALPHA]",
     )  # fmt: skip
-    add("--rounds", type=_count, default=given.rounds, metavar="N", help="default: %(default)s")
-    add("--sample", type=_count, metavar="N", help="clients in a round (default: all)")
-    add("--deadline", type=_positive, metavar="SECONDS", help="rounds do without clients that are late")
-    add("--local-epochs", type=_count, default=given.local_epochs, metavar="N", help="default: %(default)s")
-    add("--batch-size", type=_count, default=given.batch_size, metavar="N", help="default: %(default)s")
-    add("--lr", type=_positive, default=given.lr, metavar="X", help="of the clients' SGD (default: %(default)s)")
+    add("--rounds", type=arguments.count, default=given.rounds, metavar="N", help="default: %(default)s")
+    add("--sample", type=arguments.count, metavar="N", help="clients in a round (default: all)")
+    add("--deadline", type=arguments.positive, metavar="SECONDS", help="rounds do without clients that are late")
+    add("--local-epochs", type=arguments.count, default=given.local_epochs, metavar="N", help="default: %(default)s")
+    add("--batch-size", type=arguments.count, default=given.batch_size, metavar="N", help="default: %(default)s")
+    add(
+        "--lr", type=arguments.positive, default=given.lr, metavar="X",
+        help="of the clients' SGD (default: %(default)s)",
+    )
     add("--strategy", choices=tuple(STRATEGIES), default=given.strategy, help="server optimizer (default: fedavg)")
-    add("--server-lr", type=_positive, metavar="X", help="of the server (default: 1, for adaptive ones 0.01)")
-    add("--mu", type=_not_negative, default=given.mu, metavar="X", help="of fedprox (default: %(default)s)")
-    add("--seed", type=_seed, default=given.seed, metavar="N", help="default: %(default)s")
+    add("--server-lr", type=arguments.positive, metavar="X", help="of the server (default: 1, for adaptive ones 0.01)")
+    add("--mu", type=arguments.not_negative, default=given.mu, metavar="X", help="of fedprox (default: %(default)s)")
+    add("--seed", type=arguments.seed, default=given.seed, metavar="N", help="default: %(default)s")
 
 
 def _add_attack(found: argparse.ArgumentParser) -> None:
@@ -92,10 +93,13 @@ def _add_attack(found: argparse.ArgumentParser) -> None:
         "--rule", choices=tuple(dict.fromkeys([*RULES, *HIDDEN_RULES])), default=given.rule,
         help="how updates are combined (default: mean); sum, weighted-mean, sign-vote and fltrust for hidden ones only",
     )  # fmt: skip
-    add("--byzantine", type=_part, default=0.0, metavar="PART", help="part of the clients that attack (default: 0)")
+    add(
+        "--byzantine", type=arguments.part, default=0.0, metavar="PART",
+        help="part of the clients that attack (default: 0)",
+    )
     add("--attack", choices=tuple(ATTACKS), default=given.attack, help="what they do (default: sign-flip)")
     add(
-        "--strength", type=_positive, default=given.strength, metavar="X",
+        "--strength", type=arguments.positive, default=given.strength, metavar="X",
         help="times the honest update; of random, the standard deviation (default: %(default)s)",
     )  # fmt: skip
 
@@ -109,30 +113,33 @@ def _add_hidden(found: argparse.ArgumentParser) -> None:
         help="as --aggregators 2",
     )  # fmt: skip
     how_many.add_argument(
-        "--aggregators", type=_count, default=given.aggregators, metavar="N",
+        "--aggregators", type=arguments.count, default=given.aggregators, metavar="N",
         help="split every update among so many aggregators, who compute the rule on what none of them sees",
     )  # fmt: skip
-    add("--clip", type=_positive, metavar="X", help="largest length of a hidden update; longer ones are shortened")
     add(
-        "--coordinate", type=_positive, default=given.coordinate, metavar="X",
+        "--clip", type=arguments.positive, metavar="X",
+        help="largest length of a hidden update; longer ones are shortened",
+    )
+    add(
+        "--coordinate", type=arguments.positive, default=given.coordinate, metavar="X",
         help="largest coordinate of a hidden update (default: %(default)s)",
     )  # fmt: skip
     add(
-        "--least", type=_count, default=given.least, metavar="N",
+        "--least", type=arguments.count, default=given.least, metavar="N",
         help="fewest clients over whom hidden updates are aggregated (default: %(default)s)",
     )  # fmt: skip
     add(
-        "--guide-items", type=_count, default=given.guide_items, metavar="N",
+        "--guide-items", type=arguments.count, default=given.guide_items, metavar="N",
         help="items of the server's own, for fltrust (default: %(default)s)",
     )  # fmt: skip
 
 
 def _add_results(found: argparse.ArgumentParser) -> None:
     add = found.add_argument
-    add("--patience", type=_count, metavar="N", help="stop when the accuracy has not risen for N rounds")
+    add("--patience", type=arguments.count, metavar="N", help="stop when the accuracy has not risen for N rounds")
     add("--checkpoint", type=Path, metavar="FILE", help="write the state there, and go on from it if it is there")
-    add("--plot", type=_output, metavar="FILE", help=f"draw accuracy and loss; {', '.join(_PLOTS)}")
-    add("--json", dest="results", type=_output, metavar="FILE", help="write all rounds there")
+    add("--plot", type=arguments.output, metavar="FILE", help=f"draw accuracy and loss; {', '.join(_PLOTS)}")
+    add("--json", dest="results", type=arguments.output, metavar="FILE", help="write all rounds there")
     add("--tensorboard", type=Path, metavar="DIR", help="log for TensorBoard")
     add("--quiet", action="store_true", help="no progress bar")
 
@@ -184,7 +191,7 @@ def _loaded(args: argparse.Namespace) -> Dataset:
 
 
 def _items(data: Dataset) -> Items:
-    shift = (_MEAN, _DEVIATION) if data.name == "mnist" else (0.0, 1.0)
+    shift = (MEAN, DEVIATION) if data.name == "mnist" else (0.0, 1.0)
     images = [(x - shift[0]) / shift[1] for x in (data.train_images, data.test_images)]
     return Items(images[0], data.train_labels, images[1], data.test_labels)
 
@@ -269,46 +276,6 @@ def _draw(trial: Trial, data: Dataset, reports: Sequence[RoundReport], path: Pat
 # ----------------------------------------------------------------------------------------------------------- options
 
 
-def _count(text: str) -> int:
-    if not text.isascii() or not text.isdigit() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is no whole number of at least 1")
-    return int(text)
-
-
-def _seed(text: str) -> int:
-    if not text.isascii() or not text.isdigit() or int(text) >= 2**63:
-        raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 0 to 2**63 - 1")
-    return int(text)
-
-
-def _number(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not math.isfinite(value):
-        raise argparse.ArgumentTypeError(f"{text!r} is no number")
-    return value
-
-
-def _positive(text: str) -> float:
-    if _number(text) <= 0:
-        raise argparse.ArgumentTypeError(f"{text} is not positive")
-    return _number(text)
-
-
-def _not_negative(text: str) -> float:
-    if _number(text) < 0:
-        raise argparse.ArgumentTypeError(f"{text} is negative")
-    return _number(text)
-
-
-def _part(text: str) -> float:
-    if not 0 <= _number(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text} is no part of the clients: at least 0 and below 1, such as 0.3")
-    return _number(text)
-
-
 def _partition(text: str) -> str:
     from sharetorch.fl.rounds.partition import parse
 
@@ -317,10 +284,3 @@ def _partition(text: str) -> str:
     except FederatedDataError as error:
         raise argparse.ArgumentTypeError(str(error)) from error
     return text
-
-
-def _output(text: str) -> Path:
-    path = Path(text)
-    if path.is_dir() or not path.parent.is_dir():
-        raise argparse.ArgumentTypeError(f"{text} cannot be written: name a file in a folder that is there")
-    return path

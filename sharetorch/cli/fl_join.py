@@ -7,8 +7,8 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from sharetorch.cli import arguments, logs
 from sharetorch.cli import fl_options as options
-from sharetorch.cli import logs
 from sharetorch.cli.output import Commands, Raw, show
 from sharetorch.mpc.errors import ConfigurationError
 
@@ -40,18 +40,18 @@ def add(commands: Commands) -> None:
     add("--server-id", default="server", metavar="ID", help="the id in its certificate (default: server)")
     add("--enrolled", type=Path, metavar="DIR_OR_FILE",
         help="take part with these only, listed as for `fl serve` (default: all the authority knows)")  # fmt: skip
-    add("--patience", type=options.positive, default=600.0, metavar="S",
+    add("--patience", type=arguments.positive, default=600.0, metavar="S",
         help="give up a server that cannot be reached for so long (default: 600)")  # fmt: skip
     options.add_data(found, "--data", True, "items to train on")
     add("--part", type=_part, metavar="K/N", help="the K-th of N parts of the items, for trials")
-    add("--most-epochs", type=options.count, default=10, metavar="N", help="in a round (default: 10)")
-    add("--most-items", type=options.count, default=10_000_000, metavar="N",
+    add("--most-epochs", type=arguments.count, default=10, metavar="N", help="in a round (default: 10)")
+    add("--most-items", type=arguments.count, default=10_000_000, metavar="N",
         help="trained on in a round, all epochs together (default: 10000000)")  # fmt: skip
-    add("--least", type=options.several, default=2, metavar="N", help="clients in a sum, at least (default: 2)")
-    add("--corrupt", type=options.part, default=0.1, metavar="PART",
+    add("--least", type=arguments.several, default=2, metavar="N", help="clients in a sum, at least (default: 2)")
+    add("--corrupt", type=arguments.part, default=0.1, metavar="PART",
         help="others that may help the server (default: 0.1)")  # fmt: skip
     add("--allow-graphs", action="store_true", help="train models other than stock ones, too")
-    add("--save", type=options.model_file, metavar="FILE", help="write the final model there, as .safetensors")
+    add("--save", type=arguments.model_file, metavar="FILE", help="write the final model there, as .safetensors")
     found.set_defaults(run=run)
 
 

@@ -1,16 +1,16 @@
-"""What ``sharetorch fl serve`` and ``sharetorch fl join`` have in common: keys, data, numbers, how they are stopped."""
+"""What ``sharetorch fl serve`` and ``sharetorch fl join`` have in common: keys, data, how they are stopped."""
 
 from __future__ import annotations
 
 import argparse
 import asyncio
 import contextlib
-import math
 import signal
 from collections.abc import Coroutine
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from sharetorch.cli import arguments
 from sharetorch.mpc.errors import ConfigurationError, DataSourceError
 from sharetorch.mpc.network.identity import Identity
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 _NAMED = ("mnist", "digits")
-_MEAN, _DEVIATION = 0.1307, 0.3081
+MEAN, DEVIATION = 0.1307, 0.3081
 """Of the pixels of MNIST."""
 
 
@@ -38,7 +38,7 @@ def add_keys(found: argparse.ArgumentParser, who: str) -> None:
     )  # fmt: skip
     add("--state", type=Path, required=True, metavar="DIR", help="folder for what must survive a restart")
     add("--log-level", choices=("debug", "info", "warning", "error"), default="info", help="default: info")
-    add("--threads", type=count, metavar="N", help="threads for computation")
+    add("--threads", type=arguments.count, metavar="N", help="threads for computation")
     add("--json", action="store_true", help="print JSON for programs")
 
 
@@ -78,7 +78,7 @@ def add_data(found: argparse.ArgumentParser, option: str, required: bool, what: 
     add("--columns", type=_names, metavar="NAME,...", help="of a table; or the array of an npz or safetensors file")
     add("--target", metavar="NAME", help="column, array or file with what is to be predicted")
     add("--target-dtype", metavar="TYPE", help="int64 or float32; by the values if not given")
-    add("--divide", type=positive, metavar="X", help="divide the items by it, as 255 does pixels")
+    add("--divide", type=arguments.positive, metavar="X", help="divide the items by it, as 255 does pixels")
     add("--row", type=_shape, metavar="AxBxC", help="shape of an item, such as 1x28x28")
 
 
@@ -119,7 +119,7 @@ def _named(name: str, folder: Path | None, test: bool) -> tuple[Tensor, Tensor]:
     found = load(name, folder)
     if found.name != name:
         raise DataSourceError(f"{found.notice} A federation needs the data it is about: give --data-dir.")
-    shift, scale = (_MEAN, _DEVIATION) if name == "mnist" else (0.0, 1.0)
+    shift, scale = (MEAN, DEVIATION) if name == "mnist" else (0.0, 1.0)
     pair = (found.test_images, found.test_labels) if test else (found.train_images, found.train_labels)
     return (pair[0] - shift) / scale, pair[1]
 
@@ -148,81 +148,6 @@ def carried_out(work: Coroutine[Any, Any, T]) -> T | None:
             raise
 
     return asyncio.run(body())
-
-
-# ------------------------------------------------------------------------------------------------------------ numbers
-
-
-def count(text: str) -> int:
-    """A whole number of at least 1."""
-    if not text.isascii() or not text.isdigit() or not 1 <= int(text) < 2**40:
-        raise argparse.ArgumentTypeError(f"{text!r} is no whole number of at least 1")
-    return int(text)
-
-
-def several(text: str) -> int:
-    """A whole number of at least 2."""
-    if not text.isascii() or not text.isdigit() or not 2 <= int(text) < 2**40:
-        raise argparse.ArgumentTypeError(
-            f"{text!r} is no whole number of at least 2; a sum of one client would be its update"
-        )
-    return int(text)
-
-
-def seed(text: str) -> int:
-    """A whole number below 2^63."""
-    if not text.isascii() or not text.isdigit() or int(text) >= 2**63:
-        raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 0 to 2**63 - 1")
-    return int(text)
-
-
-def positive(text: str) -> float:
-    """A number above 0."""
-    value = _number(text)
-    if value <= 0:
-        raise argparse.ArgumentTypeError(f"{text} is not positive")
-    return value
-
-
-def not_negative(text: str) -> float:
-    """A number of at least 0."""
-    value = _number(text)
-    if value < 0:
-        raise argparse.ArgumentTypeError(f"{text} is negative")
-    return value
-
-
-def part(text: str) -> float:
-    """A number from 0 to 1, 1 excluded."""
-    value = _number(text)
-    if not 0 <= value < 1:
-        raise argparse.ArgumentTypeError(f"{text} is no share of the clients: at least 0 and below 1, such as 0.1")
-    return value
-
-
-def output(text: str) -> Path:
-    """A file that may be written."""
-    path = Path(text)
-    if path.is_dir() or not path.parent.is_dir():
-        raise argparse.ArgumentTypeError(f"{text} cannot be written: name a file in a folder that is there")
-    return path
-
-
-def model_file(text: str) -> Path:
-    """A file for a model."""
-    if not text.endswith(".safetensors"):
-        raise argparse.ArgumentTypeError(f"{text} does not end in .safetensors, the form in which models are written")
-    return output(text)
-
-
-def _number(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not math.isfinite(value):
-        raise argparse.ArgumentTypeError(f"{text!r} is no number")
-    return value
 
 
 def _names(text: str) -> list[str]:

@@ -7,8 +7,8 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sharetorch.cli import arguments, logs
 from sharetorch.cli import fl_options as options
-from sharetorch.cli import logs
 from sharetorch.cli.output import Commands, Raw, show
 from sharetorch.fl.rounds.strategies import STRATEGIES
 
@@ -53,15 +53,18 @@ def _add_rounds(found: argparse.ArgumentParser) -> None:
         help="the clients: a folder of their ID.crt, or a file with an id in each line, its identity key behind it or "
         "not",
     )  # fmt: skip
-    add("--rounds", type=options.count, required=True, metavar="N", help="how many in all")
-    add("--least", type=options.several, default=2, metavar="N", help="clients in a sum, at least (default: 2)")
-    add("--sample", type=options.several, metavar="N", help="clients asked in a round (default: all, at most 256)")
-    add("--deadline", type=options.positive, default=600.0, metavar="S", help="seconds for training (default: 600)")
-    add("--step-deadline", type=options.positive, default=60.0, metavar="S", help="for a step of a sum (default: 60)")
-    add("--attempts", type=options.count, default=3, metavar="N", help="at one round, before it gives up (default: 3)")
-    add("--patience", type=options.positive, metavar="S", help="wait so long for enough clients (default: for ever)")
-    add("--pause", type=options.not_negative, default=2.0, metavar="S", help="then wait for more (default: 2)")
-    add("--corrupt", type=options.part, default=0.1, metavar="PART", help="clients that may help the server to learn "
+    add("--rounds", type=arguments.count, required=True, metavar="N", help="how many in all")
+    add("--least", type=arguments.several, default=2, metavar="N", help="clients in a sum, at least (default: 2)")
+    add("--sample", type=arguments.several, metavar="N", help="clients asked in a round (default: all, at most 256)")
+    add("--deadline", type=arguments.positive, default=600.0, metavar="S", help="seconds for training (default: 600)")
+    add("--step-deadline", type=arguments.positive, default=60.0, metavar="S", help="for a step of a sum (default: 60)")
+    add(
+        "--attempts", type=arguments.count, default=3, metavar="N",
+        help="at one round, before it gives up (default: 3)",
+    )
+    add("--patience", type=arguments.positive, metavar="S", help="wait so long for enough clients (default: for ever)")
+    add("--pause", type=arguments.not_negative, default=2.0, metavar="S", help="then wait for more (default: 2)")
+    add("--corrupt", type=arguments.part, default=0.1, metavar="PART", help="clients that may help the server to learn "
         "more (default: 0.1)")  # fmt: skip
 
 
@@ -70,23 +73,26 @@ def _add_learning(found: argparse.ArgumentParser) -> None:
     add("--model", required=True, metavar="NAME", help="cnn (images of 28x28) or mlp:INPUTS,...,OUTPUTS")
     add("--loss", default="cross_entropy", choices=("cross_entropy", "mse", "l1", "binary_cross_entropy"),
         help="default: cross_entropy")  # fmt: skip
-    add("--local-epochs", type=options.count, default=1, metavar="N", help="of a client in a round (default: 1)")
-    add("--batch-size", type=options.count, default=32, metavar="N", help="default: 32")
-    add("--lr", type=options.positive, default=0.1, metavar="X", help="of the clients' SGD (default: 0.1)")
+    add("--local-epochs", type=arguments.count, default=1, metavar="N", help="of a client in a round (default: 1)")
+    add("--batch-size", type=arguments.count, default=32, metavar="N", help="default: 32")
+    add("--lr", type=arguments.positive, default=0.1, metavar="X", help="of the clients' SGD (default: 0.1)")
     add("--strategy", choices=tuple(STRATEGIES), default="fedavg", help="server optimizer (default: fedavg)")
-    add("--server-lr", type=options.positive, metavar="X", help="of the server (default: 1, for adaptive ones 0.01)")
-    add("--mu", type=options.not_negative, default=0.01, metavar="X", help="of fedprox (default: 0.01)")
-    add("--clip", type=options.not_negative, default=0.0, metavar="X", help="longest update (default: any)")
-    add("--bound", type=options.positive, default=256.0, metavar="X", help="magnitude of a coordinate (default: 256)")
-    add("--seed", type=options.seed, default=0, metavar="N", help="of first values and orders of items (default: 0)")
+    add("--server-lr", type=arguments.positive, metavar="X", help="of the server (default: 1, for adaptive ones 0.01)")
+    add("--mu", type=arguments.not_negative, default=0.01, metavar="X", help="of fedprox (default: 0.01)")
+    add("--clip", type=arguments.not_negative, default=0.0, metavar="X", help="longest update (default: any)")
+    add("--bound", type=arguments.positive, default=256.0, metavar="X", help="magnitude of a coordinate (default: 256)")
+    add("--seed", type=arguments.seed, default=0, metavar="N", help="of first values and orders of items (default: 0)")
 
 
 def _add_results(found: argparse.ArgumentParser) -> None:
     add = found.add_argument
     options.add_data(found, "--test", False, "items to test each round's model on")
-    add("--stop-after", type=options.count, metavar="N", help="stop when the test accuracy has not risen for N rounds")
-    add("--save", type=options.model_file, metavar="FILE", help="write the final model there, as .safetensors")
-    add("--log", type=options.output, metavar="FILE", help="write all rounds there as JSON, after each")
+    add(
+        "--stop-after", type=arguments.count, metavar="N",
+        help="stop when the test accuracy has not risen for N rounds",
+    )
+    add("--save", type=arguments.model_file, metavar="FILE", help="write the final model there, as .safetensors")
+    add("--log", type=arguments.output, metavar="FILE", help="write all rounds there as JSON, after each")
     add("--tensorboard", type=Path, metavar="DIR", help="log for TensorBoard")
 
 

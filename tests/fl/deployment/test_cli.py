@@ -44,7 +44,7 @@ def here(tmp_path: Path) -> Place:
         (("--least", 1), 2, "'1' is no whole number of at least 2; a sum of one client would be its update"),
         (("--rounds", 0), 2, "'0' is no whole number of at least 1"),
         (("--deadline", "soon"), 2, "'soon' is no number"),
-        (("--corrupt", 1), 2, "1 is no share of the clients"),
+        (("--corrupt", 1), 2, "1 is no part of the clients"),
         (("--save", "model.pt"), 2, "model.pt does not end in .safetensors"),
         (("--log", "no/folder/log.json"), 2, "name a file in a folder that is there"),
         (("--model", "resnet"), 1, "'resnet' is no stock model. There are cnn, mlp:INPUTS,...,OUTPUTS"),
