@@ -85,10 +85,6 @@ class Ring(ABC):
         """x + y in the memory of y, which the caller gives up; x broadcasts to y."""
         return self.add(x, y)
 
-    def subtract_into(self, x: Elements, y: Elements) -> Elements:
-        """x - y in the memory of y, which the caller gives up."""
-        return self.subtract(x, y)
-
     def empty_meta(self, x: Elements) -> Tensor:
         """A tensor of the same shape that holds nothing, as the provider has it."""
         return torch.empty(x.shape, dtype=torch.int64, device="meta")
@@ -136,11 +132,6 @@ class PowerRing(Ring):
     def add_into(self, x: Tensor, y: Tensor) -> Tensor:
         """x + y in the memory of y."""
         np.add(x.numpy(), y.numpy(), out=y.numpy())
-        return self.reduce(y)
-
-    def subtract_into(self, x: Tensor, y: Tensor) -> Tensor:
-        """x - y in the memory of y."""
-        np.subtract(x.numpy(), y.numpy(), out=y.numpy())
         return self.reduce(y)
 
     def negate(self, x: Tensor) -> Tensor:

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from sharetorch.mpc.errors import ShapeError
 from sharetorch.mpc.kernels._aes import Rounds, expand_key, indices
-from sharetorch.mpc.kernels._numba import INT, Kernel, inline, kernel, read_only, writable
+from sharetorch.mpc.kernels._numba import INT, inline, kernel, read_only, writable
 from sharetorch.mpc.kernels._threads import in_parts, thread_count
 from sharetorch.mpc.kernels.fixed_key import ROUNDS, vector_words
 
@@ -34,6 +34,7 @@ BLOCK_BYTES = 16
 PART = 1 << 19
 """Bytes worth a thread of their own."""
 
+_WRITE, _ADD, _SUBTRACT = range(3)
 _VECTOR_BYTES = 64
 _BLOCKS = 4
 """Blocks of a vector."""
@@ -72,7 +73,7 @@ class Keystream:
     def write(self, counter: int, out: Bytes) -> None:
         """Write the bytes from block ``counter`` on; uint8, shape (n,)."""
         if compiled():
-            self._run(_write_part, counter, out, out)
+            self._run(_WRITE, counter, out, out)
         else:
             in_parts(lambda begin, end: self._write(counter, out, begin, end), out.size, PART, BLOCK_BYTES)
 
@@ -87,32 +88,32 @@ class Keystream:
         Raises:
             ShapeError: lengths differ.
         """
-        self._combine(_add_part, np.add, counter, words, out)
+        self._combine(_ADD, np.add, counter, words, out)
 
     def subtract(self, counter: int, words: Words, out: Words) -> None:
         """Write words minus the words from block ``counter`` on, modulo 2^64. Arguments as for ``add``."""
-        self._combine(_subtract_part, np.subtract, counter, words, out)
+        self._combine(_SUBTRACT, np.subtract, counter, words, out)
 
-    def _combine(self, part: Kernel, function: Any, counter: int, words: Words, out: Words) -> None:
+    def _combine(self, way: int, function: Any, counter: int, words: Words, out: Words) -> None:
         if words.size != out.size:
             raise ShapeError(f"{words.size} words cannot become {out.size}; give both the same length.")
         if compiled():
-            self._run(part, counter, words.view(np.uint8), out.view(np.uint8))
+            self._run(way, counter, words.view(np.uint8), out.view(np.uint8))
         else:
             drawn = np.empty(words.nbytes, np.uint8)
             self.write(counter, drawn)
             function(words, drawn.view(np.int64), out=out)
 
-    def _run(self, part: Kernel, counter: int, given: Bytes, out: Bytes) -> None:
+    def _run(self, way: int, counter: int, given: Bytes, out: Bytes) -> None:
         keys = self._round_keys
         if keys is None:
             keys = self._round_keys = np.empty(2 * ROUNDS + 2, np.uint64)
             _schedule(np.frombuffer(self._key, np.uint8), keys)
         high, low, size = _signed(counter >> 64), _signed(counter & _LOW), out.size
         if size < 2 * PART or thread_count() == 1:
-            part(keys, high, low, given, out, 0, size)
+            _part(keys, high, low, way, given, out, 0, size)
         else:
-            in_parts(lambda begin, end: part(keys, high, low, given, out, begin, end), size, PART, _VECTOR_BYTES)
+            in_parts(lambda begin, end: _part(keys, high, low, way, given, out, begin, end), size, PART, _VECTOR_BYTES)
 
     def _write(self, counter: int, out: Bytes, begin: int, end: int) -> None:
         try:
@@ -201,50 +202,38 @@ def _schedule(key: Bytes, round_keys: NDArray[np.uint64]) -> None:
 
 
 @inline
-def _split(begin: int, end: int) -> tuple[int, int, int, int]:
-    """Groups, where they end, single vectors behind them, where those end."""
+def _groups(way: int, keys: int, high: int, low: int, at: int, to: int, groups: int) -> None:
+    if way == _WRITE:
+        _write_groups(keys, high, low, at, to, groups)
+    elif way == _ADD:
+        _add_groups(keys, high, low, at, to, groups)
+    else:
+        _subtract_groups(keys, high, low, at, to, groups)
+
+
+@inline
+def _vectors(way: int, keys: int, high: int, low: int, at: int, to: int, vectors: int) -> None:
+    if way == _WRITE:
+        _write_one(keys, high, low, at, to, vectors)
+    elif way == _ADD:
+        _add_one(keys, high, low, at, to, vectors)
+    else:
+        _subtract_one(keys, high, low, at, to, vectors)
+
+
+@kernel(_KEYS, INT, INT, INT, _GIVEN, _OUT, INT, INT)
+def _part(
+    round_keys: NDArray[np.uint64], high: int, low: int, way: int, given: Bytes, out: Bytes, begin: int, end: int
+) -> None:
+    keys, at, to = round_keys.ctypes.data, given.ctypes.data, out.ctypes.data
     groups = (end - begin) // _GROUP_BYTES
     whole = begin + groups * _GROUP_BYTES
     vectors = (end - whole) // _VECTOR_BYTES
-    return groups, whole, vectors, whole + vectors * _VECTOR_BYTES
-
-
-@kernel(_KEYS, INT, INT, _GIVEN, _OUT, INT, INT)
-def _write_part(
-    round_keys: NDArray[np.uint64], high: int, low: int, given: Bytes, out: Bytes, begin: int, end: int
-) -> None:
-    keys, to, rest = round_keys.ctypes.data, out.ctypes.data, np.empty(_VECTOR_BYTES, np.uint8)
-    groups, whole, vectors, done = _split(begin, end)
-    _write_groups(keys, high, low + begin // BLOCK_BYTES, to, to + begin, groups)
-    _write_one(keys, high, low + whole // BLOCK_BYTES, to, to + whole, vectors)
+    done = whole + vectors * _VECTOR_BYTES
+    _groups(way, keys, high, low + begin // BLOCK_BYTES, at + begin, to + begin, groups)
+    _vectors(way, keys, high, low + whole // BLOCK_BYTES, at + whole, to + whole, vectors)
     if done < end:
-        _write_one(keys, high, low + done // BLOCK_BYTES, to, rest.ctypes.data, 1)
-        out[done:end] = rest[: end - done]
-
-
-@kernel(_KEYS, INT, INT, _GIVEN, _OUT, INT, INT)
-def _add_part(
-    round_keys: NDArray[np.uint64], high: int, low: int, given: Bytes, out: Bytes, begin: int, end: int
-) -> None:
-    keys, at, to, rest = round_keys.ctypes.data, given.ctypes.data, out.ctypes.data, np.zeros(_VECTOR_BYTES, np.uint8)
-    groups, whole, vectors, done = _split(begin, end)
-    _add_groups(keys, high, low + begin // BLOCK_BYTES, at + begin, to + begin, groups)
-    _add_one(keys, high, low + whole // BLOCK_BYTES, at + whole, to + whole, vectors)
-    if done < end:
+        rest = np.zeros(_VECTOR_BYTES, np.uint8)
         rest[: end - done] = given[done:end]
-        _add_one(keys, high, low + done // BLOCK_BYTES, rest.ctypes.data, rest.ctypes.data, 1)
-        out[done:end] = rest[: end - done]
-
-
-@kernel(_KEYS, INT, INT, _GIVEN, _OUT, INT, INT)
-def _subtract_part(
-    round_keys: NDArray[np.uint64], high: int, low: int, given: Bytes, out: Bytes, begin: int, end: int
-) -> None:
-    keys, at, to, rest = round_keys.ctypes.data, given.ctypes.data, out.ctypes.data, np.zeros(_VECTOR_BYTES, np.uint8)
-    groups, whole, vectors, done = _split(begin, end)
-    _subtract_groups(keys, high, low + begin // BLOCK_BYTES, at + begin, to + begin, groups)
-    _subtract_one(keys, high, low + whole // BLOCK_BYTES, at + whole, to + whole, vectors)
-    if done < end:
-        rest[: end - done] = given[done:end]
-        _subtract_one(keys, high, low + done // BLOCK_BYTES, rest.ctypes.data, rest.ctypes.data, 1)
+        _vectors(way, keys, high, low + done // BLOCK_BYTES, rest.ctypes.data, rest.ctypes.data, 1)
         out[done:end] = rest[: end - done]
