@@ -6,8 +6,9 @@ from typing import Any
 import pytest
 import torch
 
-from sharetorch.mpc import testing
+from sharetorch.mpc import operations, testing
 from sharetorch.mpc.cost import DRIVER, Cost
+from sharetorch.mpc.linear import Slot
 from sharetorch.mpc.party import Party
 from sharetorch.mpc.protocols import arithmetic, functions, securenn_paper, selection, sorting, tables, truncation
 from sharetorch.mpc.protocols.bilinear import Convolution, Geometry, MatrixProduct
@@ -338,3 +339,30 @@ def test_a_wrong_declaration_is_noticed() -> None:
     x = testing.put_value(session, integers(3))
     with pytest.raises(AssertionError, match="declares"):
         testing.require_cost(session, truncation.truncation_cost(4, 2), truncation.truncate, x, divisor=2)
+
+
+SILENT: dict[str, tuple[int, dict[str, Any]]] = {
+    "local": (1, {"function": "aten.neg.default", "args": (Slot(0),), "kwargs": {}}),
+    "combine": (2, {"a": 3, "b": -1}),
+    "negate": (1, {}),
+    "add_public": (1, {"values": integers(5)}),
+    "scale": (1, {"values": integers(5)}),
+}
+
+
+@pytest.mark.parametrize("name", sorted(operations.SILENT))
+def test_silent_operations_neither_send_nor_draw(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They run without what others need: a number of their own, streams, mailboxes."""
+    session = testing.session(3, "tables")
+    count, public = SILENT[name]
+    operands = [testing.put_value(session, integers(5)) for _ in range(count)]
+
+    def refuse(*arguments: Any) -> Any:
+        raise AssertionError("a silent operation drew or sent something")
+
+    for method in ("stream", "send"):
+        monkeypatch.setattr(Party, method, refuse)
+    with session.costs.listen() as heard:
+        session.command(name, *operands, **public)
+    assert heard.by_operation[name].traffic.operations == 1
+    assert heard.total().as_cost(3) == Cost()

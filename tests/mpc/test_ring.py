@@ -9,6 +9,7 @@ from torch import Tensor
 
 from sharetorch.mpc import odd_ring
 from sharetorch.mpc.errors import EncodingRangeError, ModulusError
+from sharetorch.mpc.kernels import set_thread_count, thread_count
 from sharetorch.mpc.ring import PowerRing, Ring, WideElements, WideField, WordField, next_prime, ring_of
 from tests.strategies import FIELDS, words
 
@@ -125,3 +126,35 @@ def test_the_odd_ring_of_words_computes_as_python_integers_do(a: int, b: int) ->
 @given(words)
 def test_words_enter_the_odd_ring_unsigned(word: int) -> None:
     assert int(odd_ring.from_word(np.array([word]))[0]) == word % 2**64 % (2**64 - 1)
+
+
+@pytest.mark.parametrize("size", [(1 << 16) - 1, 1 << 16, 3 * (1 << 16) + 5])
+@pytest.mark.parametrize("threads", [1, 3])
+def test_large_sums_by_several_threads(size: int, threads: int) -> None:
+    before = thread_count()
+    set_thread_count(threads)
+    try:
+        ring, generator = PowerRing(), torch.Generator().manual_seed(size)
+        x, y = (torch.randint(-(1 << 63), (1 << 63) - 1, (size,), generator=generator) for _ in range(2))
+        found = {np.add: ring.add(x, y), np.subtract: ring.subtract(x, y), np.multiply: ring.mul(x, y)}
+        for function, made in found.items():
+            assert np.array_equal(made.numpy(), function(x.numpy(), y.numpy()))
+        table = x[: size // 5 * 5].view(5, -1)
+        assert torch.equal(ring.add(table, y[: table.shape[1]]), table + y[: table.shape[1]])
+        assert torch.equal(ring.add(table.t(), table.t()), 2 * table.t())
+    finally:
+        set_thread_count(before)
+
+
+def test_linear_functions_leave_the_number_of_torch_threads_as_it_is() -> None:
+    ring, before = PowerRing(), torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        seen = []
+        ring.linear(lambda x: seen.append(torch.get_num_threads()) or x, torch.ones(4, dtype=torch.int64))
+        assert seen == [1] and torch.get_num_threads() == 2
+        with pytest.raises(ZeroDivisionError):
+            ring.linear(lambda x: 1 // 0, torch.ones(4, dtype=torch.int64))
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)

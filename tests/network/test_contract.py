@@ -22,7 +22,7 @@ from sharetorch.mpc import operations
 from sharetorch.mpc.cost import Traffic
 from sharetorch.mpc.protocols.suite import SUITES
 from sharetorch.mpc.tensor.shared import SharedTensor
-from tests.network.tools import make_keys, start_group
+from tests.network.tools import connected_group
 
 PARTIES = ("alice", "bob", "carol", "dave")
 PROVIDER = "crypto_provider"
@@ -132,26 +132,8 @@ TOLERANCE = {_training: 64 * UNIT, _functions: 64 * UNIT}
 @pytest.fixture(scope="module")
 def networked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Any]]:
     """Four parties and a provider, each a process, connected."""
-    keys = make_keys(tmp_path_factory.mktemp("keys"), *PARTIES, PROVIDER, "me")
-    group = start_group((*PARTIES, PROVIDER), keys, sessions=True)
-    others = [known for known in map(_known, (*PARTIES, PROVIDER)) if known is not None]
-    for worker in others:
-        worker.remove_worker_from_local_worker_registry()
-    made = [worker.connect() for worker in group.values()]
-    yield made
-    for worker in made:
-        worker.close()
-        worker.remove_worker_from_local_worker_registry()
-    for worker in others:
-        worker.enter_local_worker_registry()
-    for process in group.values():
-        process.stop()
-
-
-def _known(name: str) -> Any:
-    from sharetorch.remote.worker import known_workers
-
-    return known_workers().get(name)
+    with connected_group(tmp_path_factory.mktemp("keys"), *PARTIES, PROVIDER) as made:
+        yield made
 
 
 @pytest.fixture(scope="module")

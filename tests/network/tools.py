@@ -21,6 +21,7 @@ from sharetorch.mpc.network.identity import Identity
 from sharetorch.remote.network.client import NetworkedWorker, connect
 from sharetorch.remote.network.server import WorkerServer
 from sharetorch.remote.network.settings import NetworkSettings
+from sharetorch.remote.worker import known_workers
 
 QUICK = NetworkSettings(
     handshake_seconds=2, heartbeat_seconds=0.3, silence_seconds=1.5, connect_seconds=5, request_seconds=30
@@ -211,6 +212,30 @@ def start_group(
             worker.stop()
         raise
     return made
+
+
+@contextlib.contextmanager
+def connected_group(folder: Path, *names: str) -> Iterator[list[NetworkedWorker]]:
+    """Members, each a process, connected; other workers of their names are out of the registry meanwhile.
+
+    Args:
+        folder: for keys.
+        names: of the members, in order.
+    """
+    group = start_group(names, make_keys(folder, *names, "me"), sessions=True)
+    others = [worker for name, worker in known_workers().items() if name in names]
+    for worker in others:
+        worker.remove_worker_from_local_worker_registry()
+    made = [worker.connect() for worker in group.values()]
+    yield made
+    for worker in made:
+        worker.close()
+        worker.remove_worker_from_local_worker_registry()
+    for worker in others:
+        worker.enter_local_worker_registry()
+    for process in group.values():
+        process.stop()
+
 
 
 @contextlib.contextmanager

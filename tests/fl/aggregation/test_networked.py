@@ -10,9 +10,8 @@ import sharetorch as st
 from sharetorch.fl.aggregation import Aggregation, Limits, Rule, Treatment, rule
 from sharetorch.mpc.cost import Cost
 from sharetorch.mpc.errors import UnsupportedOperationError
-from sharetorch.remote.worker import known_workers
 from tests.fl.aggregation.tools import updates
-from tests.network.tools import make_keys, start_group
+from tests.network.tools import connected_group
 
 NAMES = ("alice", "bob", "crypto_provider")
 LIMITS = Limits(8.0, 5)
@@ -21,19 +20,8 @@ LIMITS = Limits(8.0, 5)
 @pytest.fixture(scope="module")
 def networked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Any]]:
     """Two parties and a provider, each a process, connected."""
-    group = start_group(NAMES, make_keys(tmp_path_factory.mktemp("keys"), *NAMES, "me"), sessions=True)
-    others = [worker for name, worker in known_workers().items() if name in NAMES]
-    for worker in others:
-        worker.remove_worker_from_local_worker_registry()
-    made = [worker.connect() for worker in group.values()]
-    yield made
-    for worker in made:
-        worker.close()
-        worker.remove_worker_from_local_worker_registry()
-    for worker in others:
-        worker.enter_local_worker_registry()
-    for process in group.values():
-        process.stop()
+    with connected_group(tmp_path_factory.mktemp("keys"), *NAMES) as made:
+        yield made
 
 
 def run(workers: list[Any], made: Rule, **options: Any) -> tuple[torch.Tensor, Cost]:

@@ -17,10 +17,9 @@ from sharetorch.mpc import randomness
 from sharetorch.mpc.cost import Cost
 from sharetorch.mpc.errors import EncodingRangeError, NetworkError
 from sharetorch.remote.network.control import Control
-from sharetorch.remote.worker import known_workers
 from tests.fl.aggregation.tools import updates
 from tests.fl.privacy.tools import require_discrete_gaussian
-from tests.network.tools import make_keys, start_group
+from tests.network.tools import connected_group
 
 NAMES = ("alice", "bob", "crypto_provider")
 LIMITS = Limits(8.0, 5)
@@ -30,19 +29,8 @@ COUNT = 1 << 15
 @pytest.fixture(scope="module")
 def networked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Any]]:
     """Two parties and a provider, each a process, connected."""
-    group = start_group(NAMES, make_keys(tmp_path_factory.mktemp("keys"), *NAMES, "me"), sessions=True)
-    others = [worker for name, worker in known_workers().items() if name in NAMES]
-    for worker in others:
-        worker.remove_worker_from_local_worker_registry()
-    made = [worker.connect() for worker in group.values()]
-    yield made
-    for worker in made:
-        worker.close()
-        worker.remove_worker_from_local_worker_registry()
-    for worker in others:
-        worker.enter_local_worker_registry()
-    for process in group.values():
-        process.stop()
+    with connected_group(tmp_path_factory.mktemp("keys"), *NAMES) as made:
+        yield made
 
 
 def shared(workers: list[Any], x: torch.Tensor) -> Any:
