@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.network.fault_processes import Lines
-from tests.network.tools import free_port
+from tests.network.ports import free_port
 
 PASS, DROP, TRICKLE, RESET = "pass", "drop", "trickle", "reset"
 """What a wire does with bytes: it passes them, swallows them and ends alike, passes one a second, or breaks off."""

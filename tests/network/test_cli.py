@@ -28,6 +28,7 @@ from sharetorch.remote.network.group import load_group
 from sharetorch.remote.network.node import NetworkNode
 from sharetorch.remote.network.server import WorkerServer
 from sharetorch.remote.network.settings import Address
+from tests.network.ports import free_port
 
 START_SECONDS = 90
 STOP_SECONDS = 30
@@ -83,12 +84,6 @@ def ready(running: subprocess.Popen[str]) -> dict[str, Any]:
     content: dict[str, Any] = json.loads(line)
     assert content["event"] == "ready", content
     return content
-
-
-def free_port() -> int:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return int(sock.getsockname()[1])
 
 
 # ------------------------------------------------------------------------------------------------------------ help

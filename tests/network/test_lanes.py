@@ -5,13 +5,12 @@ from __future__ import annotations
 import copy
 import os
 import signal
-import socket
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +39,7 @@ from sharetorch.remote.sessions import ranks
 from sharetorch.remote.sessions.lanes import DataParallel, Lanes, lanes_of
 from sharetorch.remote.sessions.messages import AllReduce, Broadcast, Join, Pass
 from sharetorch.remote.worker import known_workers
+from tests.network.ports import free_port, free_ports
 from tests.network.tools import make_keys, until
 
 UNIT = 2.0**-16
@@ -47,20 +47,8 @@ MEMBERS = ("alice", "bob", "crypto_provider")
 COUNT = 2
 START_SECONDS = 120
 STOP_SECONDS = 60
-ROUND_SECONDS = 12.0
+ROUND_SECONDS = 30.0
 SETTINGS = NetworkSettings(round_seconds=ROUND_SECONDS, request_seconds=60)
-
-
-def free_ports(count: int) -> int:
-    """The first of some free ports in a row."""
-    while True:
-        with ExitStack() as stack, suppress(OSError, OverflowError):
-            first = stack.enter_context(socket.socket())
-            first.bind(("127.0.0.1", 0))
-            start: int = first.getsockname()[1]
-            for port in range(start + 1, start + count):
-                stack.enter_context(socket.socket()).bind(("127.0.0.1", port))
-            return start
 
 
 class Party:
@@ -136,7 +124,7 @@ def start(id: str, ports: dict[str, int], keys: Path, torchrun: bool, count: int
     environment = os.environ | {
         "PYTHONPATH": os.pathsep.join(sys.path), "PYTHONSAFEPATH": "1", "OMP_NUM_THREADS": "1"
     }  # fmt: skip
-    meeting = str(free_ports(1))
+    meeting = str(free_port())
     if torchrun:
         command = ["-m", "torch.distributed.run", "--nproc-per-node", str(count), "--master-port", meeting, *worker]
         commands = [(command, environment)]

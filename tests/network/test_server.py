@@ -37,7 +37,8 @@ from sharetorch.remote.network.server import WorkerServer
 from sharetorch.remote.network.settings import NetworkSettings
 from sharetorch.remote.network.stream import Stream
 from sharetorch.remote.network.websocket import open_client
-from tests.network.tools import QUICK, Proxy, WorkerProcess, free_port, make_keys, served, until
+from tests.network.ports import free_port
+from tests.network.tools import QUICK, Proxy, WorkerProcess, make_keys, served, until
 
 
 @pytest.fixture

@@ -22,6 +22,7 @@ from sharetorch.remote.network.client import NetworkedWorker, connect
 from sharetorch.remote.network.server import WorkerServer
 from sharetorch.remote.network.settings import NetworkSettings
 from sharetorch.remote.worker import known_workers
+from tests.network.ports import free_port
 
 QUICK = NetworkSettings(
     handshake_seconds=2, heartbeat_seconds=0.3, silence_seconds=1.5, connect_seconds=5, request_seconds=30
@@ -82,14 +83,6 @@ def make_keys(folder: Path, *ids: str) -> Path:
     for id in ids:
         certificates.issue(folder, id, ["localhost", "127.0.0.1"])
     return folder
-
-
-def free_port() -> int:
-    """A port nobody has just now."""
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        port: int = sock.getsockname()[1]
-        return port
 
 
 class WorkerProcess:
@@ -235,7 +228,6 @@ def connected_group(folder: Path, *names: str) -> Iterator[list[NetworkedWorker]
         worker.enter_local_worker_registry()
     for process in group.values():
         process.stop()
-
 
 
 @contextlib.contextmanager

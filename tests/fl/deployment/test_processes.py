@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import socket
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -29,6 +28,7 @@ from tests.fl.deployment.federations import (
     together,
     values,
 )
+from tests.network.ports import free_port
 
 Make = Callable[..., Place]
 CLIENT = "from sharetorch.fl.masking.client import Client; cut(Client, {!r}, 1)"
@@ -96,9 +96,7 @@ def test_a_server_killed_in_a_round_repeats_it_under_other_masks(
 ) -> None:
     """Killed once in the first sum, once after the second and before it is written down; clients come by themselves."""
     here = place()
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{sock.getsockname()[1]}"
+    address = f"127.0.0.1:{free_port()}"
     settings, cert = LEARNING.settings, here.keys / "server.crt"
     words = [
         "fl", "serve", "--model", LEARNING.model, "--listen", address, "--rounds", 3, "--cert", cert,

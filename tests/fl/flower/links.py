@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from tests.network.tools import free_port
+from tests.network.ports import free_port
 
 APP = Path(__file__).parent / "app"
 METADATA = (b"://169.254.169.254/", b"://metadata.google.internal/")

@@ -24,7 +24,8 @@ from sharetorch.remote.network.server import WorkerServer
 from sharetorch.remote.network.settings import Address
 from sharetorch.remote.sessions.hosting import SessionHost
 from sharetorch.remote.worker import known_workers
-from tests.network.tools import QUICK, free_port, make_keys
+from tests.network.ports import free_port
+from tests.network.tools import QUICK, make_keys
 
 CLIENTS = ("hr_ann", "hr_ben", "hr_cleo", "hr_dan")
 AGGREGATORS = ("hr_one", "hr_two")

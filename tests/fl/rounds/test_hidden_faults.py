@@ -25,7 +25,8 @@ from sharetorch.remote.network.client import connect
 from sharetorch.remote.network.settings import NetworkSettings
 from tests.fl.rounds.hidden_net import point
 from tests.fl.rounds.tools import vector
-from tests.network.tools import free_port, make_keys, until
+from tests.network.ports import free_port
+from tests.network.tools import make_keys, until
 
 CLIENTS = ("hf_ann", "hf_ben", "hf_cleo")
 AGGREGATORS = ("hf_one", "hf_two")
