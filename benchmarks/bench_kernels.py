@@ -98,11 +98,11 @@ def test_ring_convolution(bench: Any, benchmark: Any, image: tuple[int, int, int
 def test_beaver_combine(bench: Any) -> None:
     n = bench.size(1_000_000)
     vectors = [bench.words(n) for _ in range(5)]
-    compiled = on_tensors(kernels.beaver_combine, leader=True)
+    compiled = on_tensors(kernels.beaver_combine)
     bench(
         f"Beaver combination, {n:,}",
         compiled,
-        lambda *x: reference.beaver_combine(*x, leader=True),
+        reference.beaver_combine,
         *vectors,
         share=as_it_is,
     )

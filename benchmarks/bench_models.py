@@ -6,12 +6,14 @@ loss, backward and stock SGD; its weights are new every time.
 """
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import pytest
 import torch
 from torch import Tensor, nn
+
+import sharetorch as st
 
 ITEMS = 1024
 LOSS_BOUND = 0.01
@@ -55,17 +57,28 @@ def images(bench: Any, count: int) -> Tensor:
     return bench.reals(count, 1, 28, 28).abs() * (torch.rand(count, 1, 28, 28) < 0.2)
 
 
-def steps(model: nn.Module, inputs: Tensor, targets: Tensor, batch: int) -> Iterator[Tensor]:
-    """Train on random batches without end; plain and shared runs see the same ones."""
+def _as_it_is(step: Any) -> Any:
+    return step
+
+
+def steps(
+    model: nn.Module, inputs: Tensor, targets: Tensor, batch: int, form: Callable[[Any], Any] = _as_it_is
+) -> Iterator[Tensor]:
+    """Train on random batches without end; plain and shared runs see the same ones. ``form`` may trace the step."""
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
     generator = torch.Generator().manual_seed(0)
-    while True:
-        chosen = torch.randperm(len(inputs), generator=generator)[:batch]
+
+    @form
+    def step(x: Tensor, y: Tensor) -> Tensor:
         optimizer.zero_grad()
-        loss = ((model(inputs[chosen]) - targets[chosen]) ** 2).sum() * (2 / batch)
+        loss = ((model(x) - y) ** 2).sum() * (2 / batch)
         loss.backward()
         optimizer.step()
-        yield loss.detach()
+        return loss.detach()
+
+    while True:
+        chosen = torch.randperm(len(inputs), generator=generator)[:batch]
+        yield step(inputs[chosen], targets[chosen])
 
 
 @MODELS
@@ -77,17 +90,19 @@ def test_inference(bench: Any, case: Case) -> None:
         bench(f"{case.name}: inference, batch {batch}", shared, model, images(bench, batch), bound=2**-10)
 
 
+@pytest.mark.parametrize("traced", [False, True], ids=["", "traced"])
 @MODELS
-def test_training_step(bench: Any, case: Case) -> None:
+def test_training_step(bench: Any, case: Case, traced: bool) -> None:
     batch = bench.size(case.batch)
     inputs = images(bench, bench.size(ITEMS))
     targets = torch.eye(10)[bench.words(len(inputs), low=0, high=10)]
     model = case.make()
-    encrypted = steps(bench.share(copy.deepcopy(model)), bench.share(inputs), bench.share(targets), batch)
+    shared = bench.share(copy.deepcopy(model))
+    encrypted = steps(shared, bench.share(inputs), bench.share(targets), batch, st.traced if traced else _as_it_is)
     plain = steps(model, inputs, targets, batch)
     losses: list[Tensor] = []
     bench(
-        f"{case.name}: training step, batch {batch}",
+        f"{case.name}: training step{', traced' * traced}, batch {batch}",
         lambda: next(encrypted),
         lambda: losses.append(next(plain)),
         bound=LOSS_BOUND,

@@ -11,7 +11,7 @@ import platform
 import resource
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -197,6 +197,11 @@ class Parties(NamedTuple):
             (alice, bob, *_), provider = st.load_group(args.parties).connect()
         return cls(alice, bob, provider, args.protocol, args.precision_bits)
 
+    @property
+    def spread(self) -> bool:
+        """Whether every member has several processes, each of which computes a part of a batch."""
+        return min(getattr(member, "lanes", 1) for member in (self.alice, self.bob, self.provider)) > 1
+
     def share(self, value: Any) -> Any:
         """Share a tensor or a model between the two parties; integers stay integers."""
         options = {"crypto_provider": self.provider, "protocol": self.protocol}
@@ -230,21 +235,17 @@ def squared_error(outputs: Tensor, targets: Tensor) -> Tensor:
     return ((outputs - targets) ** 2).sum() * (LOSS_SCALE / len(targets))
 
 
-def training_steps(
-    model: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    images: Tensor,
-    targets: Tensor,
-    batches: Iterable[Tensor],
-) -> Iterator[Tensor]:
-    """Train on one batch after the other, giving the loss of each."""
-    model.train()
-    for batch in batches:
+def training_step(model: nn.Module, optimizer: torch.optim.Optimizer) -> Callable[[Tensor, Tensor], Tensor]:
+    """A function that trains on one batch and gives its loss."""
+
+    def step(images: Tensor, targets: Tensor) -> Tensor:
         optimizer.zero_grad()
-        loss = squared_error(model(images[batch]), targets[batch])
+        loss = squared_error(model(images), targets)
         loss.backward()
         optimizer.step()
-        yield loss.detach()
+        return loss.detach()
+
+    return step
 
 
 def train(
@@ -255,19 +256,34 @@ def train(
     args: argparse.Namespace,
     reveal: Reveal,
     label: str,
+    *,
+    traced: bool = False,
 ) -> list[float]:
     """Train a plain or shared model, with a progress bar.
+
+    Args:
+        model: what to train.
+        images: all of them.
+        targets: likewise.
+        epochs: rows of the batches of each epoch.
+        args: options.
+        reveal: opens a result.
+        label: for the progress bar.
+        traced: whether steps are repeated from the commands of the first ones.
 
     Returns:
         Mean losses, one for each LOSS_WINDOW batches.
     """
-    optimizer = make_optimizer(model, args)
+    step = training_step(model, make_optimizer(model, args))
+    if traced:
+        step = st.traced(step)
+    model.train()
     losses: list[float] = []
     for number, batches in enumerate(epochs, start=1):
         bar = progress(batches, f"{label}, epoch {number}/{len(epochs)}")
         window: list[Tensor] = []
-        for loss in training_steps(model, optimizer, images, targets, bar):
-            window.append(loss)
+        for batch in bar:
+            window.append(step(images[batch], targets[batch]))
             if len(window) == LOSS_WINDOW:
                 losses.append(open_mean(window, reveal))
                 bar.set_postfix(loss=f"{losses[-1]:.4f}", refresh=False)

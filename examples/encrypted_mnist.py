@@ -73,7 +73,9 @@ def train_encrypted(model: nn.Module, data: Dataset, parties: Parties, args: arg
         images, targets = parties.share(data.train_images), parties.share(common.one_hot(data.train_labels))
     network = st.DataParallel(model)
     with common.measured_shared() as training:
-        losses = common.train(network, images, targets, epochs, args, common.reveal_shared, "encrypted")
+        losses = common.train(
+            network, images, targets, epochs, args, common.reveal_shared, "encrypted", traced=not parties.spread
+        )
     del images, targets
     with common.measured_shared() as test:
         images, labels = parties.share(data.test_images), parties.share(data.test_labels)

@@ -26,6 +26,7 @@ preparing    the provider's part of a program, made ahead
 labels       what a policy needs to know of a shared object
 following    labels of results from those of operands, for every operation
 release      labels of all objects of a session
+tape         the commands of a program, to be given again
 session      members, and the driver's commands
 virtual      the session whose members are objects of this process
 network      frames, handshakes and connections between members on different machines

@@ -339,7 +339,7 @@ async def descend(
     factors = list(zip(operands[::2], operands[1::2], strict=True))
 
     def hide(mask: Tensor) -> None:
-        parts = mask.split(sizes)
+        parts = mask.split_with_sizes(sizes)
         for (number, function, _, _), pair in zip(products, factors, strict=True):
             part = parts[int(number)].view(function.shape(*(tuple(operand.mask.shape) for operand in pair)))
             made = hidden_product(party, function, *pair, part)
@@ -351,7 +351,7 @@ async def descend(
 
     found = await truncate_and_scale_hidden(party, sum(sizes), hide, Scaling(*map(int, scaling)))
     written: list[ArithmeticShare] = []
-    for (first, _, _, second), y, z in zip(steps, *(part.data.split(sizes) for part in found), strict=True):
+    for (first, _, _, second), y, z in zip(steps, *(part.data.split_with_sizes(sizes) for part in found), strict=True):
         if first < 0:
             made = _alone(y).view(shares[second].data.shape)
             written.append(ArithmeticShare(made))

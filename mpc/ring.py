@@ -342,7 +342,7 @@ def _map(function: Callable[..., Any], *results: Any) -> Any:
 
 _SPINS = "OpenMP" in torch.__config__.parallel_info()
 _MANY_WORDS = 1 << 20
-_THREADED_WORDS = 1 << 16
+_THREADED_WORDS = 1 << 19
 
 
 def _on_one_thread(function: Callable[..., Any], *operands: Tensor) -> Any:

@@ -10,7 +10,7 @@ import itertools
 import os
 import weakref
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, MutableMapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, MutableMapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any, Protocol, TypeVar
 
@@ -22,6 +22,7 @@ from sharetorch.mpc.errors import MembersError, UnsupportedOperationError
 from sharetorch.mpc.preparing import Ahead, Run
 from sharetorch.mpc.protocols.suite import Suite
 from sharetorch.mpc.ring import Ring
+from sharetorch.mpc.tape import OUTSIDE, Tape, recorders
 
 
 class Member(Protocol):
@@ -183,7 +184,13 @@ class Session(ABC):
         """
         if self._waiting:
             self._settle(passed_over=name in _WRITING, patient=name in _WRITING)
-        return self._command(name, inputs, outputs, public)
+        return self._give(name, inputs, outputs, public)
+
+    def _give(self, name: str, inputs: Sequence[int], outputs: int, public: dict[str, Any]) -> tuple[int, ...]:
+        made = self._command(name, inputs, outputs, public)
+        if recorders.tapes or recorders.watched:
+            recorders.note(self, name, inputs, made, public)
+        return made
 
     @abstractmethod
     def _command(self, name: str, inputs: Sequence[int], outputs: int, public: dict[str, Any]) -> tuple[int, ...]:
@@ -199,6 +206,7 @@ class Session(ABC):
 
     def reveal(self, number: int) -> Tensor:
         """Signed integers behind an object, opened to the driver from freshly re-randomised shares."""
+        recorders.refuse("it opens a tensor: return it, and open the result")
         return self.ring.to_signed(self.reveal_elements(number))
 
     @abstractmethod
@@ -212,6 +220,54 @@ class Session(ABC):
 
     def close(self) -> None:  # noqa: B027 (members of this process forget when their handles go)
         """End the session: its members forget what they hold."""
+
+    @contextmanager
+    def recording(self, arguments: Sequence[int]) -> Iterator[Tape]:
+        """Note the commands given in the block; what waits before it, or at its end, is given.
+
+        Args:
+            arguments: numbers of the objects that other runs will have others for.
+        """
+        self._settle_all(lasting=False)
+        tape = Tape(self, arguments, new_id())
+        with recorders.noting(tape):
+            yield tape
+            self._settle(patient=True)
+
+    def repeat(self, tape: Tape, arguments: Sequence[int]) -> list[int]:
+        """Give the commands of a tape for other arguments.
+
+        Args:
+            tape: whose run is over.
+            arguments: numbers of objects laid out like those of the recorded run, in the same order.
+
+        Returns:
+            Numbers of the results of all commands, of which those exist that the program returned.
+
+        Raises:
+            ObjectGoneError: an object that the program uses no longer exists.
+            ShareTorchError: what an operation raises; the commands before it are done.
+
+        Cost: of the commands.
+        """
+        self._settle_all()
+        made: list[int] = []
+        found = (arguments, made)
+        try:
+            for name, inputs, outputs, public, over in tape.entries:
+                numbers = [number if kind == OUTSIDE else found[kind][number] for kind, number in inputs]
+                made += self._give(name, numbers, outputs, dict(public))
+                for number in over:
+                    self.free(made[number])
+        except BaseException:
+            for number in made:
+                self.free(number)
+            raise
+        return made
+
+    def holds(self, numbers: Iterable[int]) -> bool:
+        """Whether all these objects exist, as far as is known here."""
+        return False
 
     def names(self) -> dict[int, str]:
         """Member ids by rank, the driver included."""

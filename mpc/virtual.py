@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Coroutine, Iterator, Mapping, Sequence
+from collections.abc import Coroutine, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
@@ -295,6 +295,10 @@ class VirtualSession(Session):
             self._ahead.free(number)
         for member in self._members:
             member.store.pop(number, None)
+
+    def holds(self, numbers: Iterable[int]) -> bool:
+        """Whether all these objects exist."""
+        return all(number in member.store for number in numbers for member in self._members)
 
     @contextmanager
     def record(self) -> Iterator[list[Message]]:

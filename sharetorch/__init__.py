@@ -16,6 +16,7 @@ from sharetorch.mpc.tensor.fixed_precision import FixedPrecisionTensor
 from sharetorch.mpc.tensor.preparing import Prepared, PreparedUnusedWarning
 from sharetorch.mpc.tensor.shared import SharedTensor
 from sharetorch.mpc.tensor.sharing import DriverIsProviderWarning
+from sharetorch.mpc.tensor.traced import NotTracedWarning, Traced, traced
 from sharetorch.nn.linalg import DASH, EncryptedLinearRegression
 from sharetorch.options import local_worker
 from sharetorch.profiling import Profile, debug, profile
@@ -66,6 +67,7 @@ __all__ = [
     "LoggingTensor",
     "MultiPointerTensor",
     "NetworkedWorker",
+    "NotTracedWarning",
     "NumpyTensor",
     "PaillierTensor",
     "Plan",
@@ -82,6 +84,7 @@ __all__ = [
     "ShareTorchError",
     "SharedTensor",
     "TorchHook",
+    "Traced",
     "TrainConfig",
     "VirtualWorker",
     "autograd",
@@ -106,6 +109,7 @@ __all__ = [
     "save_checkpoint",
     "serde",
     "sync",
+    "traced",
 ]
 
 install()

@@ -38,34 +38,33 @@ def check_vectors(dtype: type, **vectors: NDArray[np.generic]) -> None:
             )
 
 
-@kernel(_INPUT, _INPUT, _INPUT, _INPUT, _INPUT, INT, writable("int64"), INT, INT)
-def _beaver_part(e: Words, f: Words, u: Words, v: Words, z: Words, lead: int, out: Words, begin: int, end: int) -> None:
-    e, f, u, v, z, out = e[begin:end], f[begin:end], u[begin:end], v[begin:end], z[begin:end], out[begin:end]
+@kernel(_INPUT, _INPUT, _INPUT, _INPUT, _INPUT, writable("int64"), INT, INT)
+def _beaver_part(e: Words, f: Words, x: Words, v: Words, z: Words, out: Words, begin: int, end: int) -> None:
+    e, f, x, v, z, out = e[begin:end], f[begin:end], x[begin:end], v[begin:end], z[begin:end], out[begin:end]
     for i in range(out.size):
-        out[i] = z[i] + e[i] * (v[i] + lead * f[i]) + u[i] * f[i]
+        out[i] = z[i] + e[i] * v[i] + x[i] * f[i]
 
 
-def beaver_combine(e: Words, f: Words, u: Words, v: Words, z: Words, *, leader: bool) -> Words:
+def beaver_combine(e: Words, f: Words, x: Words, v: Words, z: Words) -> Words:
     """Give this party's share of x y after x - U and y - V were opened.
 
     Args:
         e: the opened x - U, int64, shape (n,).
         f: the opened y - V, int64, shape (n,).
-        u: this party's share of U, int64, shape (n,).
+        x: this party's share of x, int64, shape (n,).
         v: this party's share of V, int64, shape (n,).
         z: this party's share of U V, int64, shape (n,).
-        leader: exactly one party adds e f.
 
     Returns:
-        z + e v + u f, and e f at the leader; int64, shape (n,).
+        z + e v + x f, int64, shape (n,): all parties' sum is U V + (x - U) V + x (y - V).
 
     Raises:
         ShapeError: lengths differ or a vector is not contiguous.
         TypeError: a vector is not int64.
     """
-    check_vectors(np.int64, e=e, f=f, u=u, v=v, z=z)
+    check_vectors(np.int64, e=e, f=f, x=x, v=v, z=z)
     out = np.empty_like(z)
-    in_parts(lambda begin, end: _beaver_part(e, f, u, v, z, int(leader), out, begin, end), out.size, PART)
+    in_parts(lambda begin, end: _beaver_part(e, f, x, v, z, out, begin, end), out.size, PART)
     return out
 
 
@@ -150,9 +149,7 @@ def truncation_combine(
         )
     out = np.empty_like(own)
     in_parts(
-        lambda begin, end: _truncation_part(
-            own, others, m, t, fraction_bits, ring_bits, int(leader), out, begin, end
-        ),
+        lambda begin, end: _truncation_part(own, others, m, t, fraction_bits, ring_bits, int(leader), out, begin, end),
         out.size,
         PART,
     )
@@ -237,9 +234,7 @@ def _check_scaled(fraction_bits: int, factor: int, digits: int, ring_bits: int) 
         raise ValueError(f"A factor of {factor.bit_length()} bits and {digits} digits; together at most 62.")
 
 
-def scaled_truncation_mask(
-    r: Words, fraction_bits: int, factor: int, digits: int, ring_bits: int = WORD_BITS
-) -> Words:
+def scaled_truncation_mask(r: Words, fraction_bits: int, factor: int, digits: int, ring_bits: int = WORD_BITS) -> Words:
     """Give m and t as ``truncation_mask``, and floor(m factor / 2^digits).
 
     Args:

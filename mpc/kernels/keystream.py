@@ -31,7 +31,7 @@ Combine = Callable[[Any, Any, Any], Any]
 """From the address of what is given, and keystream, to what is stored."""
 
 BLOCK_BYTES = 16
-PART = 1 << 19
+PART = 1 << 21
 """Bytes worth a thread of their own."""
 
 _WRITE, _ADD, _SUBTRACT = range(3)
@@ -156,9 +156,7 @@ def _generated(
         base = builder.mul(loop.index, ir.Constant(_I64, _VECTOR_BYTES * vectors))
         for v, made in enumerate(aes.encrypted(counters)):
             place = builder.add(base, ir.Constant(_I64, _VECTOR_BYTES * v))
-            source, target = (
-                builder.inttoptr(builder.add(at, place), _WORDS.as_pointer()) for at in (given, out)
-            )
+            source, target = (builder.inttoptr(builder.add(at, place), _WORDS.as_pointer()) for at in (given, out))
             builder.store(combine(builder, source, made), target, align=1)
 
 

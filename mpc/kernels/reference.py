@@ -28,10 +28,9 @@ def matmul_add(a: Tensor, b: Tensor, c: Tensor, d: Tensor, start: Tensor) -> Ten
     return start + a @ b + c @ d
 
 
-def beaver_combine(e: Tensor, f: Tensor, u: Tensor, v: Tensor, z: Tensor, *, leader: bool) -> Tensor:
-    """Give z + e v + u f, and e f at the leader, modulo 2^64."""
-    share = z + e * v + u * f
-    return share + e * f if leader else share
+def beaver_combine(e: Tensor, f: Tensor, x: Tensor, v: Tensor, z: Tensor) -> Tensor:
+    """Give z + e v + x f modulo 2^64."""
+    return z + e * v + x * f
 
 
 def add_weighted(x: Tensor, y: Tensor, a: int, b: int, start: Tensor) -> Tensor:

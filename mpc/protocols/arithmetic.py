@@ -1,9 +1,10 @@
 """Beaver multiplication for any bilinear map, and what follows from it.
 
 Notation of [Bea91]: x, y secret; a, b masks; c = f(a, b) dealt; e = x - a and f = y - b opened.
-    f(x, y) = f(e, f) + f(e, b) + f(a, f) + c
-Each party j computes [z]_j = [j = 0] f(e, f) + f(e, [b]_j) + f([a]_j, f) + [c]_j. The sign of f(e, f) is + and only the
-leader adds it; the whitepaper's Algorithm 1 mixes two forms here [WGC19]. Since [c] is fresh, so is the result.
+    f(x, y) = f(e, b) + f(x, f) + c
+Each party j computes [z]_j = f(e, [b]_j) + f([x]_j, f) + [c]_j, all alike. With [a] in place of [x] one party would
+have to add f(e, f), with the sign +; the whitepaper's Algorithm 1 mixes the two forms [WGC19]. Since [c] is fresh, so
+is the result.
 """
 
 from __future__ import annotations
@@ -37,9 +38,7 @@ async def multiply_opened(party: Party, function: BilinearMap, left: Operand, ri
         return ArithmeticShare(party.ring.empty_meta(product))
     shape = function.shape(tuple(left.mask.shape), tuple(right.mask.shape))
     product = (await dealt_shares(party, "product of masks", shape, lambda: None)).take(shape)
-    return ArithmeticShare(
-        function.combine(party.ring, left.opened, right.opened, left.mask, right.mask, product, party.is_leader)
-    )
+    return ArithmeticShare(function.combine(party.ring, left.opened, right.opened, left.share, right.mask, product))
 
 
 async def multiply(party: Party, x: ArithmeticShare, y: ArithmeticShare) -> ArithmeticShare:

@@ -35,12 +35,9 @@ class BilinearMap(ABC):
     def shape(self, x: tuple[int, ...], y: tuple[int, ...]) -> tuple[int, ...]:
         """Shape of f(x, y)."""
 
-    def combine(
-        self, ring: Ring, e: Elements, f: Elements, a: Elements, b: Elements, c: Elements, leader: bool
-    ) -> Elements:
-        """Beaver's last step: c + f(e, b) + f(a, f), and f(e, f) at the leader. The caller gives c up."""
-        b = ring.add(b, f) if leader else b
-        return ring.add(ring.add(c, self(ring, e, b)), self(ring, a, f))
+    def combine(self, ring: Ring, e: Elements, f: Elements, x: Elements, b: Elements, c: Elements) -> Elements:
+        """Beaver's last step: c + f(e, b) + f(x, f), with shares of x, b and c. The caller gives c up."""
+        return ring.add(ring.add(c, self(ring, e, b)), self(ring, x, f))
 
 
 class Product(BilinearMap):
@@ -54,14 +51,12 @@ class Product(BilinearMap):
         """The broadcast shape."""
         return x if x == y else np.broadcast_shapes(x, y)
 
-    def combine(
-        self, ring: Ring, e: Elements, f: Elements, a: Elements, b: Elements, c: Elements, leader: bool
-    ) -> Elements:
+    def combine(self, ring: Ring, e: Elements, f: Elements, x: Elements, b: Elements, c: Elements) -> Elements:
         """One pass over memory where the kernel applies."""
         if not (isinstance(ring, PowerRing) and e.shape == f.shape):
-            return super().combine(ring, e, f, a, b, c, leader)
-        flat = [part.contiguous().numpy().reshape(-1) for part in (e, f, a, b, c)]
-        return ring.reduce(torch.from_numpy(kernels.beaver_combine(*flat, leader=leader)).reshape(c.shape))
+            return super().combine(ring, e, f, x, b, c)
+        flat = [part.contiguous().numpy().reshape(-1) for part in (e, f, x, b, c)]
+        return ring.reduce(torch.from_numpy(kernels.beaver_combine(*flat)).reshape(c.shape))
 
 
 class MatrixProduct(BilinearMap):
@@ -75,11 +70,9 @@ class MatrixProduct(BilinearMap):
         """Rows of x, columns of y."""
         return (*x[:-1], y[-1])
 
-    def combine(
-        self, ring: Ring, e: Elements, f: Elements, a: Elements, b: Elements, c: Elements, leader: bool
-    ) -> Elements:
+    def combine(self, ring: Ring, e: Elements, f: Elements, x: Elements, b: Elements, c: Elements) -> Elements:
         """Both products into one accumulator where the ring can."""
-        return ring.matmul_add(e, ring.add(b, f) if leader else b, a, f, c)
+        return ring.matmul_add(e, b, x, f, c)
 
 
 @dataclass(frozen=True)
@@ -253,13 +246,11 @@ class _WindowedMap(BilinearMap):
         """Evaluate the map."""
         return self._run(ring, [(x, y)], None) if self._is_compiled(ring, x, y) else self._plain(ring, x, y)
 
-    def combine(
-        self, ring: Ring, e: Elements, f: Elements, a: Elements, b: Elements, c: Elements, leader: bool
-    ) -> Elements:
+    def combine(self, ring: Ring, e: Elements, f: Elements, x: Elements, b: Elements, c: Elements) -> Elements:
         """Both products into one accumulator where the kernels apply."""
-        if not self._is_compiled(ring, e, f, a, b, c):
-            return super().combine(ring, e, f, a, b, c, leader)
-        return self._run(ring, [(e, ring.add(b, f) if leader else b), (a, f)], c)
+        if not self._is_compiled(ring, e, f, x, b, c):
+            return super().combine(ring, e, f, x, b, c)
+        return self._run(ring, [(e, b), (x, f)], c)
 
 
 @dataclass(frozen=True)

@@ -23,10 +23,11 @@ from sharetorch.mpc.share import ArithmeticShare, MaskedOperand
 
 
 class Operand(NamedTuple):
-    """A masked operand in the shape of its share: e (None at the provider) and this member's part of a."""
+    """A masked operand in the shape of its share: e (None at the provider), this member's parts of a and of x."""
 
     opened: Elements | None
     mask: Elements
+    share: Elements
 
 
 class _Pending(NamedTuple):
@@ -77,10 +78,12 @@ async def _open(party: Party, pending: Sequence[_Pending]) -> None:
 def _find(share: ArithmeticShare) -> Operand | None:
     record = share.root.masked
     if record is not None and record.version == share.root.version:
-        return Operand(_as_view(record.opened, share.data), _as_view(record.mask, share.data))
+        if share.data is share.root.data:
+            return Operand(record.opened, record.mask, share.data)
+        return Operand(_as_view(record.opened, share.data), _as_view(record.mask, share.data), share.data)
     record = share.masked
     if record is not None and record.version == share.root.version:
-        return Operand(_as_expanded(record.opened, share.data), _as_expanded(record.mask, share.data))
+        return Operand(_as_expanded(record.opened, share.data), _as_expanded(record.mask, share.data), share.data)
     return None
 
 

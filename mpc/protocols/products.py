@@ -2,7 +2,7 @@
 
 Beaver's product [Bea91] wants shares of c = f(a, b), a truncation [DEK20] a mask r that the provider knows. Together
 they need neither: w is uniform, all parties' shares come out of streams, and the provider takes r = w - c. Then
-    f(e, f) + f(e, b) + f(a, f) + w = f(x, y) + r
+    f(e, b) + f(x, f) + w = f(x, y) + r
 is what the truncation opens, and nothing is dealt but m and t of r. r is as uniform as w, and independent of a and b.
 """
 
@@ -46,7 +46,7 @@ def hidden_product(party: Party, function: BilinearMap, left: Operand, right: Op
         w: shares of a uniform tensor in the shape of the result, given up; at the provider that tensor.
     """
     if not party.is_provider:
-        made = function.combine(party.ring, left.opened, right.opened, left.mask, right.mask, w, party.is_leader)
+        made = function.combine(party.ring, left.opened, right.opened, left.share, right.mask, w)
         return torch.as_tensor(made)
     product = function(party.ring, left.mask, right.mask)
     np.subtract(w.numpy(), product.numpy(), out=w.numpy())
@@ -84,7 +84,7 @@ async def _divided(party: Party, opened: Sequence[tuple[Term, tuple[Operand, Ope
     shapes = [term.function.shape(tuple(x.mask.shape), tuple(y.mask.shape)) for term, (x, y) in opened]
     sizes = [prod(shape) for shape in shapes]
     w = random_shares(party, "masked product", (sum(sizes),)).take((sum(sizes),))
-    parts = [part.view(shape) for part, shape in zip(w.split(sizes), shapes, strict=True)]
+    parts = [part.view(shape) for part, shape in zip(w.split_with_sizes(sizes), shapes, strict=True)]
     hidden = [
         hidden_product(party, term.function, *pair, part) for (term, pair), part in zip(opened, parts, strict=True)
     ]
@@ -93,7 +93,7 @@ async def _divided(party: Party, opened: Sequence[tuple[Term, tuple[Operand, Ope
     if party.is_provider:
         return [ArithmeticShare(party.ring.empty_meta(r)) for r in hidden]
     sums = await open_masked(party, *hidden)
-    corrections = dealt.take(form).split(sizes, dim=1)
+    corrections = dealt.take(form).split_with_sizes(sizes, dim=1)
     return [
         ArithmeticShare(remove_mask(party, own, others, part.reshape(2, *own.shape), term.divisor))
         for term, (own, others), part in zip(terms, sums, corrections, strict=True)

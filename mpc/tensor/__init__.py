@@ -16,6 +16,7 @@ comparison       comparisons, ReLU and maxima with what their gradients need
 logic            logic on bits
 choosing         functions that choose by a comparison, without derivatives
 prepared_files   what was prepared, kept in encrypted files
+traced           programs whose commands are given again without their Python
 preparing        programs whose provider goes first
 fixed_precision  ``FixedPrecisionTensor``, local numbers in fixed point
 sharing          ``x.share(...)`` and the sessions of this process

@@ -313,6 +313,10 @@ class NetworkedSession(PreparingSession):
         self._live.add(number)
         return number
 
+    def holds(self, numbers: Iterable[int]) -> bool:
+        """Whether all these objects exist, or will."""
+        return not self.ended and self._live.issuperset(numbers)
+
     def adopt(self, numbers: Iterable[int]) -> None:
         """Count objects that members hold by another way than a command as this driver's."""
         self._live.update(numbers)

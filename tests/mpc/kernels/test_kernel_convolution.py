@@ -71,11 +71,9 @@ def test_equals_products_of_gathered_patches(kind: type[Any], g: Geometry, seed:
         first = second = torch.zeros_like(start)
     assert torch.equal(map_(RING, x, y), first)
     before = [t.clone() for t in (x, y, u, v, start)]
-    found = map_.combine(RING, x, v, u, y, start, False)
+    found = map_.combine(RING, x, v, u, y, start)
     assert torch.equal(found, start + first + second)
     assert all(torch.equal(t, b) for t, b in zip((x, y, u, v, start), before, strict=True))
-    leader = map_.combine(RING, x, v, u, y, start, True)
-    assert torch.equal(leader, found + map_(RING, x, v))
 
 
 @pytest.mark.parametrize("kind", MAPS)
@@ -86,10 +84,10 @@ def test_several_threads(kind: type[Any], image: tuple[int, ...], monkeypatch: p
     before = thread_count()
     try:
         set_thread_count(1)
-        alone = kind(g).combine(RING, x, y, u, v, start, True)
+        alone = kind(g).combine(RING, x, y, u, v, start)
         monkeypatch.setattr(convolution, "PART_PRODUCTS", 1)
         set_thread_count(3)
-        assert torch.equal(kind(g).combine(RING, x, y, u, v, start, True), alone)
+        assert torch.equal(kind(g).combine(RING, x, y, u, v, start), alone)
     finally:
         set_thread_count(before)
 

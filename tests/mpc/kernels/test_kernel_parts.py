@@ -39,7 +39,7 @@ CASES: dict[str, Callable[[], Any]] = {
     "batched_matmul_add": lambda: kernels.batched_matmul_add(
         *(WORDS[i][:1000].reshape(10, 10, 10) for i in range(4)), WORDS[4][:1000].reshape(10, 10, 10)
     ),
-    "beaver_combine": lambda: kernels.beaver_combine(*WORDS, leader=True),
+    "beaver_combine": lambda: kernels.beaver_combine(*WORDS),
     "truncation_combine": lambda: kernels.truncation_combine(*WORDS[:4], 16, leader=False),
     "truncation_mask": lambda: kernels.truncation_mask(WORDS[0], 16),
     "reduce_words": lambda: kernels.reduce_words(RNG_WORDS, 67, 0, more),

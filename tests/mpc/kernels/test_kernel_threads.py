@@ -109,7 +109,7 @@ def test_threads_do_not_change_vectors() -> None:
         share = share_bits(x, symbols)
         masked = mask_symbols(share, x, direction, symbols, share, rotation, 1)
         truncated = truncation_combine(c, m, m, t, 16, leader=True)
-        return [symbols, share, masked, find_zero(share, masked), truncated, beaver_combine(c, m, t, c, m, leader=True)]
+        return [symbols, share, masked, find_zero(share, masked), truncated, beaver_combine(c, m, t, c, m)]
 
     set_thread_count(1)
     alone = run()
