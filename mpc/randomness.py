@@ -79,6 +79,16 @@ class Stream:
         keystream.write(counter, out)
         return out[gone:].copy() if gone else out
 
+    def fill(self, out: NDArray[np.int64]) -> None:
+        """Uniform 64-bit words into an array, shape (n,), without gaps."""
+        keystream, counter, gone = self._next(out.nbytes)
+        if gone:
+            drawn = np.empty(gone + out.nbytes, np.uint8)
+            keystream.write(counter, drawn)
+            out.view(np.uint8)[:] = drawn[gone:]
+        else:
+            keystream.write(counter, out.view(np.uint8))
+
     def words(self, shape: tuple[int, ...] | torch.Size) -> Tensor:
         """Uniform 64-bit words as int64."""
         return torch.from_numpy(self.bytes(8 * math.prod(shape)).view(np.int64).reshape(tuple(shape)))

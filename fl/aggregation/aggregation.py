@@ -80,8 +80,10 @@ class Aggregation:
         self.terms = Terms(entropy(ID_BYTES), dimension, len(session.parties), limits, made.weighted)
         self.traffic = Traffic()
         self._inboxes = [Inbox(self.terms, rank) for rank in range(self.terms.aggregators)]
+        self._clients = 0
         self._updates: SharedTensor | None = None
         self._weights: SharedTensor | None = None
+        self._sum: SharedTensor | None = None
 
     @classmethod
     def among(
@@ -135,7 +137,7 @@ class Aggregation:
             self.receive(piece)
 
     def close(self) -> int:
-        """Let the aggregators agree on the received set; what they hold of it becomes a tensor of the session.
+        """Let the aggregators agree on the received set.
 
         Returns:
             How many clients' updates are in the set.
@@ -147,19 +149,36 @@ class Aggregation:
 
         Cost: 2 rounds; 16 bytes for each upload and 32 from each aggregator to each other one.
         """
-        if self._updates is not None:
+        if self._clients:
             raise AggregationError("This round is closed already; begin a new Aggregation for the next one.")
         announced = [inbox.announce() for inbox in self._inboxes]
         digests = [inbox.settle(announced) for inbox in self._inboxes]
         for inbox in self._inboxes:
             inbox.confirm(digests)
         self._count(announced)
-        held = [inbox.shares() for inbox in self._inboxes]
-        self.treatment.require(len(held[0].updates), self.terms.dimension)
-        self._updates = self._adopt([part.updates for part in held], real=True)
-        if self.terms.weighted:
-            self._weights = self._adopt([part.weights for part in held], real=False)
-        return len(self._updates)
+        clients = len(self._inboxes[0].order)
+        self.treatment.require(clients, self.terms.dimension)
+        self._clients = clients
+        return clients
+
+    def _hand_over(self) -> None:
+        """Let what the aggregators hold become tensors of the session, once."""
+        if not self._clients:
+            raise AggregationError(
+                "The aggregators have not agreed on what they received; close() the round first."
+            )
+        if self._updates is None:
+            held = [inbox.shares() for inbox in self._inboxes]
+            self._updates = self._adopt([part.updates for part in held], real=True)
+            if self.terms.weighted:
+                self._weights = self._adopt([part.weights for part in held], real=False)
+
+    def _total(self) -> SharedTensor:
+        """The sum of the updates, integers: each aggregator adds up what it received."""
+        if self._sum is None:
+            totals = [inbox.total() for inbox in self._inboxes]
+            self._sum = self._adopt(totals, real=False)
+        return self._sum
 
     def _count(self, announced: list[tuple[bytes, ...]]) -> None:
         self.traffic.rounds += 2
@@ -181,7 +200,7 @@ class Aggregation:
     @property
     def closed(self) -> bool:
         """Whether the aggregators have agreed on what they received."""
-        return self._updates is not None
+        return bool(self._clients)
 
     @property
     def updates(self) -> SharedTensor:
@@ -190,27 +209,41 @@ class Aggregation:
         Raises:
             AggregationError: the round is not closed.
         """
-        if self._updates is None:
-            raise AggregationError("The aggregators have not agreed on what they received; close() the round first.")
+        self._hand_over()
+        assert self._updates is not None
         return self._updates
 
     @property
     def weights(self) -> SharedTensor | None:
-        """The clients' weights, shape (n,), shared integers; None if there are none."""
+        """The clients' weights, shape (n,), shared integers; None if there are none.
+
+        Raises:
+            AggregationError: the round is not closed.
+        """
+        self._hand_over()
         return self._weights
 
     def result(self) -> SharedTensor:
         """The rule's result, shared, shape (d,): for a model that stays secret between rounds."""
-        return self.treatment(self.updates, self._weights)
+        if self._sums:
+            return self.treatment.rule.finished(self._total(), self._clients, self.terms.limits)
+        return self.treatment(self.updates, self.weights)
 
     def open(self) -> Tensor:
         """The rule's result, opened to the driver: float64, shape (d,)."""
-        return self.treatment.opened(self.updates, self._weights)
+        if self._sums:
+            return self.treatment.rule.finished_openly(self._total(), self._clients, self.terms.limits)
+        return self.treatment.opened(self.updates, self.weights)
+
+    @property
+    def _sums(self) -> bool:
+        """Whether nobody needs the updates one by one."""
+        return self.closed and self.treatment.additive and self._updates is None
 
     def cost(self, *, opened: bool = False) -> Cost:
         """Declared price of ``result``, or of ``open``, for the received set."""
         prices = self._session.suite.prices(self.terms.aggregators)
-        return self.treatment.cost(len(self.updates), self.terms.dimension, prices, opened=opened)
+        return self.treatment.cost(self._clients, self.terms.dimension, prices, opened=opened)
 
 
 def _checked(session: Session) -> Session:

@@ -21,18 +21,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from sharetorch.fl.aggregation import uploads
 from sharetorch.fl.aggregation.errors import (
     DuplicateUploadError,
     TooFewClientsError,
     UploadError,
     UploadSetError,
 )
-from sharetorch.fl.aggregation.uploads import ID_BYTES, Piece, Terms, Words, expand
+from sharetorch.fl.aggregation.uploads import ID_BYTES, Piece, Terms, Words
 from sharetorch.mpc.randomness import SECRET_BYTES
 
 DIGEST_BYTES = 32
-_FIRST_ROWS = 32
-"""Uploads there is room for at the beginning."""
+_BLOCK = 1 << 15
+"""Words that stay in a processor's cache while uploads are added to them."""
 
 
 class Shares(NamedTuple):
@@ -58,18 +59,15 @@ class Inbox:
     def __init__(self, terms: Terms, rank: int) -> None:
         self._terms = terms
         self._rank = rank
-        self._places: dict[bytes, int] = {}
-        rows = min(terms.limits.clients, _FIRST_ROWS)
-        self._updates: Words = np.empty((rows, terms.dimension), np.int64)
-        self._weights: Words = np.empty((rows, terms.words - terms.dimension), np.int64)
+        self._pieces: dict[bytes, Piece] = {}
         self._order: list[bytes] | None = None
         self._agreed = self._handed_out = False
 
     def __repr__(self) -> str:
-        return f"Inbox(aggregator {self._rank}, {len(self._places)} uploads)"
+        return f"Inbox(aggregator {self._rank}, {len(self._pieces)} uploads)"
 
     def accept(self, piece: Piece) -> None:
-        """Take this aggregator's piece of an upload. A refused piece leaves no trace.
+        """Take this aggregator's piece of an upload, as it came. A refused piece leaves no trace.
 
         Raises:
             UploadError: it belongs to another round or aggregator, has another size, comes after the set was settled,
@@ -77,16 +75,7 @@ class Inbox:
             DuplicateUploadError: the id is there already.
         """
         self._check(piece)
-        place = len(self._places)
-        if piece.seeded:
-            share = expand(piece.contents, piece.round, piece.upload, self._rank, self._terms.words)
-        else:
-            share = np.frombuffer(piece.contents, "<i8")
-        if place == len(self._updates):
-            self._updates, self._weights = _doubled(self._updates), _doubled(self._weights)
-        self._updates[place] = share[: self._terms.dimension]
-        self._weights[place] = share[self._terms.dimension :]
-        self._places[piece.upload] = place
+        self._pieces[piece.upload] = piece
 
     def _check(self, piece: Piece) -> None:
         due = SECRET_BYTES if piece.seeded else 8 * self._terms.words
@@ -96,16 +85,16 @@ class Inbox:
             raise UploadError(f"{piece!r} is not for aggregator {self._rank} in this round; split the update anew.")
         if len(piece.contents) != due:
             raise UploadError(f"{piece!r} should have {due} bytes: {self._terms.words} integers are agreed.")
-        if piece.upload in self._places:
+        if piece.upload in self._pieces:
             raise DuplicateUploadError(f"Upload {piece.upload.hex()} is here already; a client uploads once a round.")
-        if len(self._places) == self._terms.limits.clients:
+        if len(self._pieces) == self._terms.limits.clients:
             raise UploadError(
-                f"{len(self._places)} clients are declared and here; more could overflow the sum. Declare more clients."
+                f"{len(self._pieces)} clients are declared and here; more could overflow the sum. Declare more clients."
             )
 
     def announce(self) -> tuple[bytes, ...]:
         """Ids of the uploads here, in the order in which they came."""
-        return tuple(self._places)
+        return tuple(self._pieces)
 
     def settle(self, announced: Sequence[Sequence[bytes]]) -> bytes:
         """Fix what is used: the uploads that all aggregators have. No piece is taken from now on.
@@ -179,23 +168,54 @@ class Inbox:
         Raises:
             UploadSetError: nothing is agreed, or they were handed out.
         """
+        pieces = self._agreed_pieces()
+        self._handed_out = True
+        dimension = self._terms.dimension
+        updates = np.empty((len(pieces), dimension), np.int64)
+        weights = np.empty((len(pieces), self._terms.words - dimension), np.int64)
+        for piece, row, weight in zip(pieces, updates, weights, strict=True):
+            if piece.seeded and not weight.size:
+                self._expand(piece, row)
+            else:
+                share = self._words(piece)
+                row[:], weight[:] = share[:dimension], share[dimension:]
+        self._pieces.clear()
+        return Shares(torch.from_numpy(updates), torch.from_numpy(weights).reshape(-1))
+
+    def total(self) -> Tensor:
+        """The sum of this aggregator's shares of the agreed updates, which need not all be written out for it.
+
+        Returns:
+            int64, shape (d,).
+
+        Raises:
+            UploadSetError: nothing is agreed, or the shares were handed out.
+        """
+        pieces = self._agreed_pieces()
+        total = np.zeros(self._terms.dimension, np.int64)
+        given = [self._words(piece) for piece in pieces if not piece.seeded]
+        for begin in range(0, total.size, _BLOCK):
+            part = total[begin : begin + _BLOCK]
+            for share in given:
+                np.add(part, share[begin : begin + part.size], out=part)
+        drawn = np.empty(self._terms.words, np.int64)
+        for piece in pieces:
+            if piece.seeded:
+                self._expand(piece, drawn)
+                np.add(total, drawn[: total.size], out=total)
+        return torch.from_numpy(total)
+
+    def _agreed_pieces(self) -> list[Piece]:
         if not self._agreed or self._handed_out or self._order is None:
             raise UploadSetError(f"Aggregator {self._rank} hands out its shares once, after the set is agreed.")
-        self._handed_out = True
-        places = [self._places[upload] for upload in self._order]
-        found = Shares(_picked(self._updates, places), _picked(self._weights, places).reshape(-1))
-        self._updates, self._weights = self._updates[:0].copy(), self._weights[:0].copy()
-        return found
+        return [self._pieces[upload] for upload in self._order]
 
+    def _expand(self, piece: Piece, out: Words) -> None:
+        uploads.expand(piece.contents, piece.round, piece.upload, self._rank, out)
 
-def _doubled(rows: Words) -> Words:
-    """The same rows, and as much room again."""
-    made = np.empty((2 * len(rows), rows.shape[1]), np.int64)
-    made[: len(rows)] = rows
-    return made
-
-
-def _picked(rows: Words, places: list[int]) -> Tensor:
-    """Rows at these places; without a copy if they are the first ones in order."""
-    in_order = places == list(range(len(places)))
-    return torch.from_numpy(rows[: len(places)] if in_order else rows[places])
+    def _words(self, piece: Piece) -> Words:
+        if not piece.seeded:
+            return np.frombuffer(piece.contents, "<i8")
+        words = np.empty(self._terms.words, np.int64)
+        self._expand(piece, words)
+        return words

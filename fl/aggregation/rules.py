@@ -36,11 +36,13 @@ class Rule(ABC):
         weighted: whether it needs private weights; the others take none.
         bounded: whether coordinates must lie in their range for the rule to mean anything; sums only need it against
             clients that break their word.
+        additive: whether ``total`` is the sum of the updates, which aggregators can take before anything else.
     """
 
     name: ClassVar[str]
     weighted: ClassVar[bool] = False
     bounded: ClassVar[bool] = False
+    additive: ClassVar[bool] = False
 
     def require(self, clients: int, dimension: int, limits: Limits) -> None:
         """Check whether the rule has a meaning, and its numbers room, for that many updates within these limits.
@@ -100,8 +102,11 @@ class Rule(ABC):
             DeclaredLimitsError: as ``require``.
         """
         limits = _default(updates) if limits is None else limits
-        total = words.shrunk(self._total(updates, weights, limits), self.divisor(len(updates)))
-        return words.reals(total, limits.fraction_bits)
+        return self.finished(self._total(updates, weights, limits), len(updates), limits)
+
+    def finished(self, total: SharedTensor, clients: int, limits: Limits) -> SharedTensor:
+        """The result, shared, from ``total`` of so many clients."""
+        return words.reals(words.shrunk(total, self.divisor(clients)), limits.fraction_bits)
 
     def opened(
         self, updates: SharedTensor, weights: SharedTensor | None = None, *, limits: Limits | None = None
@@ -112,9 +117,12 @@ class Rule(ABC):
             float64, shape (d,).
         """
         limits = _default(updates) if limits is None else limits
-        integers = self._total(updates, weights, limits).get()
-        found: Tensor = integers.to(torch.float64) / (self.divisor(len(updates)) * 2**limits.fraction_bits)
-        return found
+        return self.finished_openly(self._total(updates, weights, limits), len(updates), limits)
+
+    def finished_openly(self, total: SharedTensor, clients: int, limits: Limits) -> Tensor:
+        """The result, opened to the caller, from ``total`` of so many clients."""
+        integers: Tensor = total.get()
+        return torch.from_numpy(integers.numpy() / float(self.divisor(clients) * 2**limits.fraction_bits))
 
     def _total(self, updates: SharedTensor, weights: SharedTensor | None, limits: Limits) -> SharedTensor:
         if updates.dim() != 2:
@@ -148,6 +156,7 @@ class Sum(Rule):
     """The sum. No messages."""
 
     name: ClassVar[str] = "sum"
+    additive: ClassVar[bool] = True
 
     def total(self, x: SharedTensor, weights: SharedTensor | None, limits: Limits) -> SharedTensor:
         """Sum of the rows."""

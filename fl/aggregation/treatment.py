@@ -69,6 +69,11 @@ class Treatment:
         """Whether weights are forced into the declared range."""
         return self.rule.weighted and self.bounded is not False
 
+    @property
+    def additive(self) -> bool:
+        """Whether the result comes of the sum of the updates as they are."""
+        return self.rule.additive and not self.in_range and self.clip is None
+
     def require_session(self, session: Session) -> None:
         """Raise ``UnsupportedOperationError`` if the session cannot force into a range what is to be."""
         if self.in_range or self.weights_in_range:

@@ -102,11 +102,13 @@ class Terms:
             EncodingRangeError: a number beyond the declared limits.
         """
         rest = self._integers(update, weight).numpy().copy()
+        mask = np.empty_like(rest)
         upload, pieces = entropy(ID_BYTES), []
         for rank in range(self.aggregators):
             seed = b"" if rank == bulk else entropy(SECRET_BYTES)
             if seed:
-                rest -= expand(seed, self.round, upload, rank, self.words)
+                expand(seed, self.round, upload, rank, mask)
+                rest -= mask
             pieces.append(Piece(self.round, upload, rank, rank != bulk, seed))
         share = Piece(self.round, upload, bulk, False, rest.astype("<i8", copy=False).tobytes())
         return [share if piece.rank == bulk else piece for piece in pieces]
@@ -135,16 +137,16 @@ class Terms:
         return int(weight)
 
 
-def expand(seed: bytes, round: bytes, upload: bytes, rank: int, count: int) -> Words:
-    """The words a seed stands for.
+def expand(seed: bytes, round: bytes, upload: bytes, rank: int, out: Words) -> None:
+    """Write the words a seed stands for.
 
     Args:
         seed: 32 bytes.
         round: id of the aggregation.
         upload: id of the upload.
         rank: of the aggregator.
-        count: how many words.
+        out: int64, shape (n,), without gaps.
     """
     info = _LABEL + round + upload + rank.to_bytes(4, "big") + b"\x01"
     stream = Stream(hmac.digest(seed, info, "sha256")[:KEY_BYTES])
-    return stream.bytes(8 * count).view("<i8")
+    stream.fill(out)

@@ -2,6 +2,7 @@
 
 import math
 from itertools import product
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,9 +19,9 @@ from sharetorch.fl.aggregation import (
     TooFewClientsError,
     UploadError,
     UploadSetError,
+    uploads,
 )
 from sharetorch.fl.aggregation.aggregation import CLIENT
-from sharetorch.fl.aggregation.uploads import expand
 from sharetorch.mpc import testing
 from sharetorch.mpc.errors import EncodingRangeError, IdNotUniqueError, NotFiniteError, ProtocolError
 from tests.fl.aggregation.tools import updates
@@ -33,9 +34,15 @@ def terms(aggregators: int = 2, dimension: int = 5, weighted: bool = False) -> T
     return Terms(ROUND, dimension, aggregators, LIMITS, weighted)
 
 
+def expanded(*names: Any, count: int) -> np.ndarray:
+    out = np.empty(count, np.int64)
+    uploads.expand(*names, out)
+    return out
+
+
 def words(piece: Piece, count: int) -> np.ndarray:
     if piece.seeded:
-        return expand(piece.contents, piece.round, piece.upload, piece.rank, count)
+        return expanded(piece.contents, piece.round, piece.upload, piece.rank, count=count)
     return np.frombuffer(piece.contents, "<i8")
 
 
@@ -61,7 +68,7 @@ def test_a_client_sends_8_bytes_a_coordinate_and_seeds(aggregators: int, dimensi
 
 def test_streams_differ_by_round_upload_and_aggregator() -> None:
     seed, ids = bytes(32), [bytes(16), bytes(15) + b"\x01"]
-    streams = {expand(seed, *names, 4).tobytes() for names in product(ids, ids, (0, 1))}
+    streams = {expanded(seed, *names, count=4).tobytes() for names in product(ids, ids, (0, 1))}
     assert len(streams) == 8
 
 
@@ -296,3 +303,44 @@ def test_what_is_printed_holds_no_secret(text: object) -> None:
         printed = text(thing)  # type: ignore[operator]
         assert "1.25" not in printed and "81920" not in printed and "\\x" not in printed
         assert not any(piece.contents.hex() in printed for piece in pieces)
+
+
+# ------------------------------------------------------------------------------------------------- sums without rows
+
+
+@pytest.mark.parametrize("name", ["sum", "mean"])
+@pytest.mark.parametrize("aggregators", [2, 3])
+def test_a_sum_is_that_of_the_rows(name: str, aggregators: int) -> None:
+    session = testing.session(aggregators, "tables")
+    made, x = Aggregation(session, 70_001, Limits(8.0, 4), name), updates(4, 70_001)
+    for update in x:
+        made.submit(update)
+    assert made.close() == 4
+    wanted = x.sum(0) / (4 if name == "mean" else 1)
+    held = [len(member.store) for member in session.parties]
+    with session.costs.listen() as heard:
+        assert torch.equal(made.open(), wanted), "by the sums that aggregators take"
+    assert heard.total().rounds == made.cost(opened=True).rounds == 1
+    assert [len(member.store) for member in session.parties] == [count + 1 for count in held], "no rows are written out"
+    assert torch.equal(made.updates.get().double(), x)
+    assert torch.equal(made.open(), wanted), "by the rows"
+    assert float((made.result().get() - wanted).abs().max()) <= 2**-15
+
+
+def test_sums_and_rows_are_given_after_the_agreement_only() -> None:
+    session = testing.session(2, "tables")
+    made = Aggregation(session, 5, Limits(8.0, 4), "mean")
+    for update in updates(2, 5):
+        made.submit(update)
+    for look in (made.open, made.result, lambda: made.updates, lambda: made.weights):
+        with pytest.raises(AggregationError, match="close"):
+            look()
+    inbox = made._inboxes[0]
+    for hand_out in (inbox.total, inbox.shares):
+        with pytest.raises(UploadSetError, match="after the set is agreed"):
+            hand_out()
+    made.close()
+    inbox.shares()
+    for hand_out in (inbox.total, inbox.shares):
+        with pytest.raises(UploadSetError, match="once"):
+            hand_out()

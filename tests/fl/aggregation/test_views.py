@@ -30,7 +30,8 @@ def seen(rank: int, aggregators: int, values: list[float], entropy: Callable[[in
     for value in values:
         piece = terms.split(torch.full((D,), value), entropy=entropy)[rank]
         if piece.seeded:
-            words = uploads.expand(piece.contents, piece.round, piece.upload, rank, D)
+            words = np.empty(D, np.int64)
+            uploads.expand(piece.contents, piece.round, piece.upload, rank, words)
         else:
             words = np.frombuffer(piece.contents, "<i8")
         found.append(words.view(np.uint64))
@@ -74,12 +75,12 @@ def test_one_seed_for_two_clients_is_harmless_since_keys_are_bound_to_uploads() 
     require_nothing_seen(seen(0, 2, VALUES, OneSeed(1)))
 
 
-WORDS = 'stream.bytes(8 * count).view("<i8")'
+WORDS = "stream.fill(out)"
 LEAKS = {
     "one seed for two clients": ("_LABEL + round + upload", "_LABEL + round"),
-    "one word for all coordinates": (WORDS, 'np.repeat(stream.bytes(8).view("<i8"), count)'),
-    "masks without top bit": (WORDS, WORDS + " & (2**63 - 1)"),
-    "no mask": (WORDS, "np.zeros(count, np.int64)"),
+    "one word for all coordinates": (WORDS, 'out[:] = stream.bytes(8).view("<i8")'),
+    "masks without top bit": (WORDS, WORDS + "; out &= 2**63 - 1"),
+    "no mask": (WORDS, "out[:] = 0"),
 }
 
 
