@@ -127,11 +127,11 @@ def _hidden(part: dict[str, Any]) -> str:
     return (
         "## Updates that nobody sees\n\n"
         f"{part['clients']} uploads to two aggregators and a provider in one process. *Split*: what one client does. "
-        "*Take*: all uploads at both aggregators, half of them AES streams from seeds, and the agreement. *Rule and "
-        "opening*: from the agreed set to the opened result. CPU time of all members together, medians of rounds "
-        f"({repeats}); seed {part['seed']}. Taking is mostly the operating system giving out 160 MB to each "
-        "aggregator at d = 1,000,000. Every result was compared: the mean is the integer sum's, the median numpy's, "
-        "exactly. Bytes of uploads equal 8 d + 32, as declared.\n\n" + _table(head, rows)
+        "*Take*: all uploads at both aggregators, and the agreement. *Rule and opening*: from the agreed set to the "
+        "opened result; half of the uploads are AES streams there, which seeds become. CPU time of all members "
+        f"together, medians of rounds ({repeats}); seed {part['seed']}. Every result was compared: the mean is the "
+        "integer sum's, the median numpy's, exactly. Bytes of uploads equal 8 d + 32, as declared.\n\n"
+        + _table(head, rows)
     )
 
 
