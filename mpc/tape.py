@@ -95,7 +95,7 @@ class Tape:
         for number in results:
             self._refs[number] = Ref(RESULT, len(self._made))
             self._made.append(number)
-        self.entries.append(Entry(name, found, len(results), public))
+        self.entries.append(Entry(name, found, len(results), as_it_was(public)))
 
     def ref(self, number: int) -> Ref:
         """What an object is to the program."""
@@ -151,6 +151,19 @@ class Tape:
 
 
 _NONE = Ref(OUTSIDE, -1)
+
+
+def as_it_was(value: Any) -> Any:
+    """A public argument that does not change with tensors and arrays that the program may still write to."""
+    if isinstance(value, Tensor):
+        return value.detach().clone()
+    if isinstance(value, np.ndarray):
+        return value.copy()
+    if type(value) in (list, tuple):
+        return type(value)(map(as_it_was, value))
+    if isinstance(value, Mapping):
+        return {key: as_it_was(part) for key, part in value.items()}
+    return value
 
 
 def same(x: Any, y: Any) -> bool:

@@ -7,10 +7,12 @@ n - 1, gives the one-hot vector of its place. It is the trail for the way back.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from math import prod
 
 import torch
+from torch import Tensor
 
 from sharetorch.mpc.cost import Cost
 from sharetorch.mpc.party import Party
@@ -49,11 +51,11 @@ async def maximum_by_pairs(party: Party, x: ArithmeticShare) -> Maximum:
     """
     ring_bits(party.ring, "Comparison")
     n, *rest = x.data.shape
-    first, second = torch.triu_indices(n, n, offset=1)
     if party.is_provider:
-        bits = await party.suite.non_negative(party, ArithmeticShare(nothing(len(first), *rest)))
+        bits = await party.suite.non_negative(party, ArithmeticShare(nothing(n * (n - 1) // 2, *rest)))
         short = ArithmeticShare(nothing(n, *rest))
     else:
+        first, second = _pairs(n)
         differences = party.ring.subtract(x.data[first], x.data[second])
         bits = await party.suite.non_negative(party, ArithmeticShare(differences))
         short = ArithmeticShare(_wins_short(party, bits.data, first, second, n))
@@ -63,6 +65,13 @@ async def maximum_by_pairs(party: Party, x: ArithmeticShare) -> Maximum:
     places = torch.arange(n).reshape(-1, *[1] * len(rest))
     value, index = (party.ring.reduce(part.sum(0)) for part in (chosen.products[1].data, chosen.bit.data * places))
     return Maximum(ArithmeticShare(value), ArithmeticShare(index), chosen.bit)
+
+
+@functools.lru_cache(maxsize=64)
+def _pairs(n: int) -> tuple[Tensor, Tensor]:
+    """Places of the first and of the second element of every pair."""
+    first, second = torch.triu_indices(n, n, offset=1)
+    return first, second
 
 
 def _wins_short(party: Party, bits: Elements, first: Elements, second: Elements, n: int) -> Elements:

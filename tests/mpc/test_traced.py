@@ -392,6 +392,28 @@ def test_plain_tensors_among_the_arguments(group: Group) -> None:
     assert program.repeats == 0 and "plain tensor" in program.reason
 
 
+def test_a_plain_tensor_that_the_program_changes(group: Group) -> None:
+    factors = torch.ones(3)
+
+    def program(x: Any) -> Any:
+        factors.add_(1.0)
+        return x * factors
+
+    scaled = st.traced(program)
+    with pytest.warns(st.NotTracedWarning, match="other public arguments"):
+        for turn in range(6):
+            assert close(scaled(group.share(numbers(3))), numbers(3) * (turn + 2))
+
+
+def test_an_index_that_is_written_to_outside(group: Group) -> None:
+    index = torch.tensor([0, 1])
+    program = st.traced(lambda x: x[index] * 2)
+    with pytest.warns(st.NotTracedWarning, match="other public arguments"):
+        for turn in range(6):
+            index.copy_(torch.tensor([turn % 3, turn % 2]))
+            assert close(program(group.share(numbers(3))), 2 * numbers(3)[index])
+
+
 def test_results_with_gradients(group: Group) -> None:
     w = group.share(numbers(3)).requires_grad_()
     program = st.traced(lambda x: x * w)
@@ -551,7 +573,7 @@ STEPS: dict[str, Callable[[Any, Any], Any]] = {
 }
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=12, deadline=None)
 @given(strategies.lists(strategies.sampled_from(sorted(STEPS)), min_size=1, max_size=5), strategies.integers(0, 1000))
 def test_programs_at_random(names: list[str], seed: int) -> None:
     def program(x: Any, y: Any) -> Any:

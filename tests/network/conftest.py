@@ -74,7 +74,7 @@ def start(keys: Path) -> Iterator[Callable[..., WorkerProcess]]:
 
     def run(id: str, **options: Any) -> WorkerProcess:
         started.append(start_worker(id, keys, **options))
-        return started[-1].wait()
+        return started[-1]
 
     yield run
     for worker in started:

@@ -1,4 +1,4 @@
-"""Tools of the fault matrix: processes that start at once, and wires between them that can be disturbed.
+"""Tools of the fault matrix: members, and wires between them that can be disturbed.
 
 A ``Wire`` stands between two members and counts what passes. A ``Fuse`` watches some wires and burns when so many bytes
 have passed: then the fault happens, at the same byte in every run. What comes after that byte meets the disturbed wire.
@@ -7,21 +7,17 @@ have passed: then the fault happens, at the same byte in every run. What comes a
 from __future__ import annotations
 
 import contextlib
-import os
 import queue
 import select
-import signal
 import socket
 import struct
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from tests.network.fault_processes import Lines
+from tests.network.forked import Nursery, Process
 from tests.network.ports import free_port
 
 PASS, DROP, TRICKLE, RESET = "pass", "drop", "trickle", "reset"
@@ -233,83 +229,6 @@ class _LongConnection(_Connection):
 
         threading.Thread(target=deliver, daemon=True).start()
         return way
-
-
-class Process:
-    """A process of ``fault_processes.py``.
-
-    Attributes:
-        pid: its number.
-        alive: whether it was not killed.
-    """
-
-    def __init__(self, nursery: Path, **spec: Any) -> None:
-        self._sock = socket.socket(socket.AF_UNIX)
-        self._sock.settimeout(60)
-        self._sock.connect(str(nursery))
-        self._lines = Lines(self._sock)
-        self._lines.write(**spec)
-        self.pid: int = self._lines.read()["pid"]
-        self.alive = True
-
-    def ask(self, do: str, **arguments: Any) -> dict[str, Any]:
-        """Let it do something and wait for the answer."""
-        self.order(do, **arguments)
-        return self.answer()
-
-    def order(self, do: str, **arguments: Any) -> None:
-        """Let it do something."""
-        self._lines.write(do=do, **arguments)
-
-    def answer(self) -> dict[str, Any]:
-        """What it says next."""
-        return self._lines.read()
-
-    def go_on(self) -> None:
-        """Let a driver that has said that its phase begins go on."""
-        self._lines.write(go=True)
-
-    def kill(self) -> None:
-        """As kill -9."""
-        self.alive = False
-        os.kill(self.pid, signal.SIGKILL)
-
-    def stop(self) -> None:
-        """Let it hang."""
-        os.kill(self.pid, signal.SIGSTOP)
-
-    def resume(self) -> None:
-        """Let it go on."""
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(self.pid, signal.SIGCONT)
-
-    def close(self) -> None:
-        """End it."""
-        self.resume()
-        self._sock.close()
-
-
-class Nursery:
-    """A process that forks others."""
-
-    def __init__(self, folder: Path) -> None:
-        self.path = folder / "nursery"
-        environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
-        program = str(Path(__file__).with_name("fault_processes.py"))
-        self._process = subprocess.Popen(
-            [sys.executable, "-P", program, str(self.path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-            env=environment,
-        )  # fmt: skip
-        assert self._process.stdout is not None
-        assert self._process.stdout.readline() == b"ready\n"
-
-    def close(self) -> None:
-        """End it; its children end with their connections."""
-        self._process.kill()
-        self._process.wait(10)
-        for pipe in (self._process.stdin, self._process.stdout):
-            if pipe is not None:
-                pipe.close()
 
 
 class Net:

@@ -70,7 +70,7 @@ def process(keys: Path) -> Iterator[WorkerProcess]:
     made = start_worker(
         "bob", keys, settings=settings, data=[([float(SECRET)], ["#secret"])], sessions=True,
         limits={"message_bytes": 1 << 20},
-    ).wait()  # fmt: skip
+    )  # fmt: skip
     yield made
     assert made.alive
     made.stop()
@@ -286,7 +286,7 @@ def test_plain_websockets(process: WorkerProcess) -> None:
 
 def test_clients_that_trust_anybody(keys: Path, tmp_path: Path) -> None:
     """The client had CERT_NONE: whoever stood between could be the worker. Ours refuses a worker of another group."""
-    other = start_worker("bob", make_keys(tmp_path, "bob")).wait()
+    other = start_worker("bob", make_keys(tmp_path, "bob"))
     try:
         with pytest.raises(HandshakeError, match="its certificate is of another authority"):
             Worker(Address(*other.address), "bob", Identity.load(keys, "me"), QUICK).connect()

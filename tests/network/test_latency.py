@@ -12,8 +12,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.network.fault_processes import MEASURED
 from tests.network.faults import LongWire, Net
+from tests.network.forked_processes import MEASURED
 from tests.network.tools import make_keys
 
 pytestmark = pytest.mark.slow

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-import signal
 import socket
 import ssl
 import threading
@@ -401,7 +400,7 @@ def test_a_worker_that_hangs(start: Callable[..., WorkerProcess], names: None) -
     worker = start("james", settings={"heartbeat_seconds": 0.5, "silence_seconds": 3})
     james = worker.connect(settings=NetworkSettings(heartbeat_seconds=0.5, silence_seconds=3))
     x = torch.ones(2).send(james)
-    worker.process.send_signal(signal.SIGSTOP)
+    worker.process.stop()
     state = Path(f"/proc/{worker.process.pid}/stat")
     if state.exists():  # a signal takes its time on a busy machine
         assert until(lambda: state.read_text().rpartition(")")[2].split()[0] == "T", 5)
@@ -409,13 +408,13 @@ def test_a_worker_that_hangs(start: Callable[..., WorkerProcess], names: None) -
         with pytest.raises(ConnectionLostError, match="james went silent"):
             x + 1
     finally:
-        worker.process.send_signal(signal.SIGCONT)
+        worker.process.resume()
     james.connect()
     assert x.get().tolist() == [1, 1]
     worker.process.kill()
     with pytest.raises(ConnectionLostError):
         torch.ones(2).send(james)
-    worker.process.wait(10)
+    assert until(lambda: not worker.alive)
     with pytest.raises(WorkerUnreachableError):
         james.connect()
     james.close()

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import queue
 import socket
 import ssl
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -22,49 +19,13 @@ from sharetorch.remote.network.client import NetworkedWorker, connect
 from sharetorch.remote.network.server import WorkerServer
 from sharetorch.remote.network.settings import NetworkSettings
 from sharetorch.remote.worker import known_workers
+from tests.network.forked import Process, nursery
 from tests.network.ports import free_port
 
 QUICK = NetworkSettings(
     handshake_seconds=2, heartbeat_seconds=0.3, silence_seconds=1.5, connect_seconds=5, request_seconds=30
 )
 """Short deadlines, for tests that wait for them."""
-
-_PROGRAM = """
-import json, os, signal, sys, threading
-from pathlib import Path
-signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
-spec = json.loads(sys.stdin.readline())
-import torch
-import sharetorch
-from sharetorch.mpc.network.identity import Identity
-from sharetorch.remote.network import sources
-from sharetorch.remote.network.audit_file import AuditFile
-from sharetorch.remote.network.node import NetworkNode
-from sharetorch.remote.network.server import WorkerServer
-from sharetorch.remote.network.settings import Address, NetworkSettings
-from sharetorch.remote.node import Limits
-torch.set_num_threads(1)
-settings = NetworkSettings(**spec["settings"])
-identity = Identity.load(spec["keys"], spec["id"])
-peers = {id: Address(*address) for id, address in spec["peers"].items()}
-node = NetworkNode(identity, peers, settings, spec["private"], Limits(**spec["limits"]))
-for values, tags in spec["data"]:
-    node.load(torch.tensor(values), tags=tuple(tags))
-if spec["audit"]:
-    node.audit.sinks.append(AuditFile(Path(spec["audit"]), spec["id"], sync_seconds=None))
-if spec["sources"]:
-    node.shelf = sources.put(node, sources.sources_of(spec["sources"]))
-sessions = None
-if spec["sessions"]:
-    from sharetorch.remote.sessions.hosting import SessionHost
-    sessions = SessionHost(node, identity, settings, state=Path(spec["state"]) if spec["state"] else None)
-server = WorkerServer(node, identity, "127.0.0.1", spec["port"], settings, sessions)
-server.start()
-print("ready", flush=True)
-threading.Thread(target=lambda: (sys.stdin.read(), os._exit(0)), daemon=True).start()
-server.serve_forever()
-"""
-
 
 class WithoutCertificate(Identity):
     """Presents no certificate."""
@@ -90,11 +51,12 @@ class WorkerProcess:
 
     Attributes:
         id: its name.
+        keys: folder with keys.
         address: host and port.
         process: the process itself.
     """
 
-    def __init__(self, id: str, keys: Path, port: int, process: subprocess.Popen[str]) -> None:
+    def __init__(self, id: str, keys: Path, port: int, process: Process) -> None:
         self.id = id
         self.keys = keys
         self.address = ("127.0.0.1", port)
@@ -109,17 +71,10 @@ class WorkerProcess:
         """Connect to it."""
         return connect(self.url, id=self.id, tls=self.keys, identity=identity, settings=settings)
 
-    def wait(self) -> WorkerProcess:
-        """Wait until it listens."""
-        assert self.process.stdout is not None
-        line = self.process.stdout.readline()
-        assert line == "ready\n", f"{self.id} did not start: {line!r}"
-        return self
-
     @property
     def alive(self) -> bool:
         """Whether the process runs."""
-        return self.process.poll() is None
+        return self.process.runs
 
     def resident(self) -> int:
         """Bytes of memory it has."""
@@ -128,11 +83,7 @@ class WorkerProcess:
 
     def stop(self) -> None:
         """End it."""
-        self.process.kill()
-        self.process.wait(10)
-        for pipe in (self.process.stdin, self.process.stdout):
-            if pipe is not None:
-                pipe.close()
+        self.process.end()
 
 
 def start_worker(
@@ -149,7 +100,7 @@ def start_worker(
     audit: Path | None = None,
     state: Path | None = None,
 ) -> WorkerProcess:
-    """Start a worker process; ``wait`` of it waits until it listens.
+    """Start a worker process, and wait until it listens.
 
     Args:
         id: its name, of which ``keys`` has a certificate.
@@ -166,23 +117,12 @@ def start_worker(
         state: folder for checkpoints and what was prepared.
     """
     port = port or free_port()
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen(
-        [sys.executable, "-P", "-c", _PROGRAM],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-        env=environment,
-    )
     spec = {
         "id": id, "keys": str(keys), "port": port, "peers": dict(peers or {}), "settings": dict(settings or {}),
         "limits": dict(limits or {}), "data": list(data), "private": private, "sessions": sessions,
         "sources": list(sources), "audit": str(audit or ""), "state": str(state or ""),
     }  # fmt: skip
-    assert process.stdin is not None
-    process.stdin.write(json.dumps(spec) + "\n")
-    process.stdin.flush()
-    return WorkerProcess(id, keys, port, process)
+    return WorkerProcess(id, keys, port, Process(nursery().path, role="any worker", **spec))
 
 
 def start_group(
@@ -190,16 +130,11 @@ def start_group(
 ) -> dict[str, WorkerProcess]:
     """Start workers that know each other; ``each`` has options of single ones."""
     addresses = {id: ("127.0.0.1", free_port()) for id in ids}
-    made = {
-        id: start_worker(
-            id, keys, addresses[id][1], {other: address for other, address in addresses.items() if other != id},
-            **options, **(each or {}).get(id, {}),
-        )
-        for id in ids
-    }  # fmt: skip
+    made: dict[str, WorkerProcess] = {}
     try:
-        for worker in made.values():
-            worker.wait()
+        for id in ids:
+            peers = {other: address for other, address in addresses.items() if other != id}
+            made[id] = start_worker(id, keys, addresses[id][1], peers, **options, **(each or {}).get(id, {}))
     except BaseException:
         for worker in made.values():
             worker.stop()

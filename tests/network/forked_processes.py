@@ -6,6 +6,7 @@ shall be; lines of JSON command it from then on. A process ends with its connect
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import resource
@@ -22,13 +23,17 @@ from typing import Any
 import torch
 from torch import nn
 
+from sharetorch.mpc import session as sessions
 from sharetorch.mpc.errors import ShareTorchError
 from sharetorch.mpc.network.identity import Identity
 from sharetorch.mpc.tensor import sharing
+from sharetorch.remote.network import sources
+from sharetorch.remote.network.audit_file import AuditFile
 from sharetorch.remote.network.client import NetworkedWorker
 from sharetorch.remote.network.node import NetworkNode
 from sharetorch.remote.network.server import WorkerServer
 from sharetorch.remote.network.settings import Address, NetworkSettings
+from sharetorch.remote.node import Limits
 from sharetorch.remote.sessions.checkpointing import load_checkpoint, save_checkpoint
 from sharetorch.remote.sessions.hosting import SessionHost
 
@@ -89,6 +94,25 @@ class WorkerRole:
         """Let no file grow beyond so many bytes, as on a full disk; -1 for no limit."""
         resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
         return {}
+
+
+class AnyWorkerRole:
+    """A worker with data, policies and limits, as tests want it."""
+
+    def __init__(self, spec: Reply) -> None:
+        settings, id = NetworkSettings(**spec["settings"]), spec["id"]
+        identity = Identity.load(Path(spec["keys"]), id)
+        peers = {other: Address(*address) for other, address in spec["peers"].items()}
+        node = NetworkNode(identity, peers, settings, spec["private"], Limits(**spec["limits"]))
+        for values, tags in spec["data"]:
+            node.load(torch.tensor(values), tags=tuple(tags))
+        if spec["audit"]:
+            node.audit.sinks.append(AuditFile(Path(spec["audit"]), id, sync_seconds=None))
+        if spec["sources"]:
+            node.shelf = sources.put(node, sources.sources_of(spec["sources"]))
+        state = Path(spec["state"]) if spec["state"] else None
+        host = SessionHost(node, identity, settings, state=state) if spec["sessions"] else None
+        WorkerServer(node, identity, "127.0.0.1", spec["port"], settings, host).start()
 
 
 class DriverRole:
@@ -303,12 +327,14 @@ MEASURED = {
 }
 """Programs whose time is measured: they prepare their inputs and give what is measured."""
 
-ROLES = {"worker": WorkerRole, "driver": DriverRole}
+ROLES = {"worker": WorkerRole, "any worker": AnyWorkerRole, "driver": DriverRole}
 
 
 def _live(sock: socket.socket) -> None:
     """The life of a new process."""
     lines = Lines(sock)
+    signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
+    sessions._ids = itertools.count(int.from_bytes(os.urandom(4), "big"))  # not those of the others
     try:
         spec = lines.read()
         role: Any = ROLES[spec["role"]](spec)
