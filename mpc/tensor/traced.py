@@ -19,7 +19,7 @@ from torch import Tensor
 
 from sharetorch.mpc.fixedpoint import Encoding
 from sharetorch.mpc.session import Session
-from sharetorch.mpc.tape import RESULT, Ref, Tape, recorders, same
+from sharetorch.mpc.tape import OUTSIDE, RESULT, Ref, Tape, recorders, same
 from sharetorch.mpc.tensor.arithmetic import Debug
 from sharetorch.mpc.tensor.pending import PendingHandle
 from sharetorch.mpc.tensor.shared import Handle, SharedTensor
@@ -29,7 +29,6 @@ R = TypeVar("R")
 
 ATTEMPTS = 4
 """Runs after which a program that always takes another course is left alone."""
-
 
 COURSES = 64
 """Kinds of arguments whose commands are kept; a further one takes the place of the oldest."""
@@ -180,7 +179,7 @@ class _Course:
         self._tape: Tape | None = None
         self._template: Any = None
         self._around: _Around | None = None
-        self._leaves: list[SharedTensor] = []
+        self._leaves: list[weakref.ref[SharedTensor]] = []
         self._written = _Written([], [])
         self._runs = 0
         self.reason = ""
@@ -202,8 +201,10 @@ class _Course:
         """Give the commands again. Returns what the program would return."""
         assert self._tape is not None and arguments.session is not None
         with torch._C.DisableTorchFunctionSubclass():
-            for leaf in self._leaves:
-                leaf.grad = None
+            for find in self._leaves:
+                leaf = find()
+                if leaf is not None:
+                    leaf.grad = None
         self._written.note(arguments)
         numbers = arguments.session.repeat(self._tape, arguments.numbers)
         handles: dict[int, Handle] = {}
@@ -276,7 +277,7 @@ class _Part(NamedTuple):
     def filled(self, arguments: _Arguments, numbers: Sequence[int], handles: dict[int, Handle]) -> SharedTensor:
         """The tensor that stands here after another run."""
         if self.ref.kind != RESULT:
-            own = self.itself if self.ref.kind != 0 else arguments.tensors[self.ref.number]
+            own = self.itself if self.ref.kind == OUTSIDE else arguments.tensors[self.ref.number]
             assert own is not None
             return own
         number = numbers[self.ref.number]
@@ -318,31 +319,33 @@ class _Around:
     """What decides the commands beside the arguments: options of optimizers, modes of modules, frozen parameters."""
 
     def __init__(self, session: Session) -> None:
-        optimizers = [x for x in gc.get_objects() if issubclass(type(x), torch.optim.Optimizer)]
-        modules = [x for x in gc.get_objects() if issubclass(type(x), torch.nn.Module)]
-        groups = [group for one in optimizers for group in getattr(one, "param_groups", ()) if _in(group, session)]
-        self._groups = [(group, _options(group)) for group in groups]
-        self._modules = [(module, module.training) for module in modules]
-        parameters = {id(x): x for module in modules for x in module.__dict__.get("_parameters", {}).values()}
-        self._parameters = [
-            (x, x.requires_grad) for x in parameters.values() if isinstance(x, SharedTensor) and x.session is session
-        ]
+        every = gc.get_objects()
+        optimizers = [x for x in every if issubclass(type(x), torch.optim.Optimizer) and _steps(x, session)]
+        modules = [x for x in every if issubclass(type(x), torch.nn.Module)]
+        leaves = [x for x in _alive(session) if x.is_leaf]
+        self._optimizers = [(weakref.ref(x), _options(x)) for x in optimizers]
+        self._modules = [(weakref.ref(x), x.training) for x in modules]
+        self._leaves = [(weakref.ref(x), x.requires_grad) for x in leaves if isinstance(x, torch.nn.Parameter)]
 
     def holds(self) -> bool:
-        """Whether all is as it was."""
-        return (
-            all(module.training is mode for module, mode in self._modules)
-            and all(x.requires_grad is needed for x, needed in self._parameters)
-            and all(same(_options(group), options) for group, options in self._groups)
-        )
+        """Whether all is as it was; what is gone decides nothing any more."""
+        with torch._C.DisableTorchFunctionSubclass():
+            return (
+                all(x.training is mode for find, mode in self._modules if (x := find()) is not None)
+                and all(x.requires_grad is needed for find, needed in self._leaves if (x := find()) is not None)
+                and all(same(_options(x), options) for find, options in self._optimizers if (x := find()) is not None)
+            )
 
 
-def _in(group: Mapping[str, Any], session: Session) -> bool:
-    return any(isinstance(x, SharedTensor) and x.session is session for x in group["params"])
+def _steps(optimizer: Any, session: Session) -> bool:
+    """Whether an optimizer has parameters of a session."""
+    groups = getattr(optimizer, "param_groups", ())
+    return any(isinstance(x, SharedTensor) and x.session is session for group in groups for x in group["params"])
 
 
-def _options(group: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in group.items() if key != "params"}
+def _options(optimizer: Any) -> list[dict[str, Any]]:
+    """Everything an optimizer was told but its parameters."""
+    return [{key: value for key, value in group.items() if key != "params"} for group in optimizer.param_groups]
 
 
 class _Written(NamedTuple):
@@ -377,7 +380,7 @@ def _alive(session: Session) -> list[SharedTensor]:
     return [x for x in found if x.session is session]
 
 
-def _let_go(tape: Tape) -> list[SharedTensor]:
+def _let_go(tape: Tape) -> list[weakref.ref[SharedTensor]]:
     """Forget what the last run that was noted has left behind, for it would no longer follow.
 
     Returns:
@@ -388,7 +391,7 @@ def _let_go(tape: Tape) -> list[SharedTensor]:
         grad = x.grad if x.is_leaf else None
         if isinstance(grad, SharedTensor) and _made_by(grad.handle, made):
             x.grad = None
-            leaves.append(x)
+            leaves.append(weakref.ref(x))
     for number in made:
         tape.session.free(number)
     return leaves

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import os
 import warnings
+import weakref
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -479,6 +480,20 @@ def test_courses_are_limited(group: Group, monkeypatch: pytest.MonkeyPatch) -> N
         assert close(double(group.share(numbers(size))), numbers(size) * 2)
     assert double.repeats == 1 + 1 + 1 + 1, "1 and 2, then 2 beside 3, then 1 in the place of 2"
     assert len(double._courses) == 2
+
+
+def test_nobody_is_kept_alive(group: Group) -> None:
+    training, other = Training(group.share), Training(group.share)
+    step = st.traced(lambda x, y: training.step(x, y))
+    for _ in range(4):
+        step(group.share(numbers(4, 6)), group.share(numbers(4, 3)))
+    assert step.repeats == 1
+    gone = weakref.ref(other.model), weakref.ref(other.optimizer)
+    del other
+    gc.collect()
+    assert [find() for find in gone] == [None, None]
+    step(group.share(numbers(4, 6)), group.share(numbers(4, 3)))
+    assert step.repeats == 2
 
 
 def test_a_run_that_raises_is_forgotten(group: Group) -> None:

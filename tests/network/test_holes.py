@@ -432,12 +432,16 @@ def test_commands_sent_again_after_reconnecting(process: WorkerProcess, dialler:
     me = dialler("me", proxy.address)
     (made,) = ask(me, Store([torch.zeros(1)], [4000])).results
     assert isinstance(ask(me, Execute("aten.add_.Tensor", [Ref(4000), 1.0], {})), Made)
+    proxy.hold_answers()
+    passed = proxy.forward
     future = me.control.submit(NODE, wire.encode(Execute("aten.add_.Tensor", [Ref(4000), 1.0], {})))
+    assert until(lambda: proxy.forward > passed)
     proxy.cut()  # whether it was served is not known
     with pytest.raises(ConnectionLostError, match="not sent again"):
         future.result(10)
     with pytest.raises(ConnectionLostError, match="Connect again"):
         ask(me, Execute("aten.add_.Tensor", [Ref(4000), 1.0], {}))
+    proxy.resume()
     me.connect()
     (value,) = ask(me, Fetch([4000], True)).values
     assert value.item() in (1.0, 2.0)

@@ -227,8 +227,8 @@ class Proxy:
         self._listening = socket.create_server(("127.0.0.1", 0))
         self.address: tuple[str, int] = self._listening.getsockname()
         self.forward = self.backward = 0
-        self._flowing = threading.Event()
-        self._flowing.set()
+        self._flowing = {forward: threading.Event() for forward in (True, False)}
+        self.resume()
         self._sockets: list[socket.socket] = []
         threading.Thread(target=self._run, daemon=True).start()
 
@@ -254,7 +254,7 @@ class Proxy:
         with contextlib.suppress(OSError):
             late = _Late(target, self.delay) if self.delay else None
             while data := source.recv(1 << 16):
-                self._flowing.wait()
+                self._flowing[forward].wait()
                 if forward:
                     self.forward += len(data)
                 else:
@@ -271,11 +271,17 @@ class Proxy:
 
     def pause(self) -> None:
         """Pass nothing on, as if the network were gone; nobody is told."""
-        self._flowing.clear()
+        self._flowing[True].clear()
+        self.hold_answers()
+
+    def hold_answers(self) -> None:
+        """Pass nothing on to the client."""
+        self._flowing[False].clear()
 
     def resume(self) -> None:
         """Go on."""
-        self._flowing.set()
+        for flowing in self._flowing.values():
+            flowing.set()
 
     def cut(self) -> None:
         """Break all connections."""
