@@ -113,9 +113,14 @@ def traced(program: Callable[P, R]) -> Traced[P, R]:
     Returns:
         A ``Traced``, called like the program.
 
+    Raises:
+        TypeError: it cannot be called.
+
     Cost: rounds and bytes of the commands; nothing else.
     Leaks: nothing beyond the program.
     """
+    if not callable(program):
+        raise TypeError(f"A {type(program).__name__} cannot be traced; give a function of shared tensors.")
     return Traced(program)
 
 

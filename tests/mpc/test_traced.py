@@ -304,6 +304,11 @@ def test_programs_without_shared_tensors_just_run() -> None:
     assert program.repeats == 0 and "0 repeats" in repr(program)
 
 
+def test_what_is_no_program() -> None:
+    with pytest.raises(TypeError, match="A Tensor cannot be traced; give a function"):
+        st.traced(torch.ones(2))  # type: ignore[arg-type]
+
+
 def test_views_of_one_storage(group: Group) -> None:
     program = st.traced(lambda a, b: (a.add_(1.0), a + b)[1])
     for seed in range(4):
@@ -366,6 +371,17 @@ class Plain(torch.Tensor):
 
     def get(self) -> Tensor:
         return torch.Tensor(self)
+
+
+def test_dropout(group: Group) -> None:
+    drop = nn.Dropout(0.5)
+    program = st.traced(lambda x: drop(x))
+    with pytest.warns(st.NotTracedWarning, match="other public arguments"):
+        patterns = {tuple((program(group.share(torch.ones(40))).get() > 1).tolist()) for _ in range(6)}
+    assert len(patterns) == 6
+    drop.eval()
+    for _ in range(4):
+        assert close(program(group.share(numbers(5))), numbers(5))
 
 
 def test_data_shared_inside(group: Group) -> None:
