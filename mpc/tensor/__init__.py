@@ -1,6 +1,7 @@
 """The tensor users hold, and the secure operation behind every aten operation.
 
 shared           ``SharedTensor``, its handle, the two tables of operations
+nested           tuples, lists and dictionaries of tensors
 location         the user's line for messages
 encodings        bringing operands to one session, encoding and scale
 constants        public constants that are shared when something needs their shares

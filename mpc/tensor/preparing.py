@@ -23,7 +23,7 @@ from torch import Tensor
 from sharetorch.mpc.errors import CorrelationReusedError, PreparationError
 from sharetorch.mpc.preparing import Ahead, Block, Run
 from sharetorch.mpc.session import Session, new_id, preparations
-from sharetorch.mpc.tensor import prepared_files
+from sharetorch.mpc.tensor import nested, prepared_files
 from sharetorch.mpc.tensor.constants import Constant
 from sharetorch.mpc.tensor.shared import Handle, Mark, SharedTensor
 
@@ -123,7 +123,8 @@ def prepare(
     """As ``Session.prepare``."""
     if count < 1:
         raise PreparationError(f"count={count}: prepare for at least one run.")
-    _settle_handles(session, example_inputs)
+    for x in nested.tensors(example_inputs):
+        x.handle.number  # noqa: B018 (gives a command that waits)
     with session.dealing_ahead(max_bytes) as ahead, _kept(session):
         for _ in range(count):
             ahead.block.next_run()
@@ -141,17 +142,6 @@ def load(session: Session, path: str | PathLike[str]) -> Prepared:
 preparations.prepare, preparations.load = prepare, load
 
 
-def _settle_handles(session: Session, value: Any) -> None:
-    """Let every example have an object."""
-    if isinstance(value, SharedTensor):
-        value.handle.number  # noqa: B018 (gives a command that waits)
-    elif isinstance(value, (list, tuple)):
-        for part in value:
-            _settle_handles(session, part)
-    elif isinstance(value, dict):
-        _settle_handles(session, list(value.values()))
-
-
 class _Standing:
     """Stand-ins for arguments."""
 
@@ -162,7 +152,7 @@ class _Standing:
 
     def all(self, arguments: tuple[Any, ...]) -> list[Any]:
         """The arguments, shared tensors of the session replaced."""
-        made = [self._replace(argument) for argument in arguments]
+        made: list[Any] = nested.mapped(list(arguments), self._replace)
         self._ahead.stand_in(self._numbers)
         return made
 
@@ -170,12 +160,6 @@ class _Standing:
         if isinstance(value, SharedTensor):
             own = value.session is self._session and not isinstance(value, torch.nn.Parameter)
             return self._stand_in(value) if own else value
-        if isinstance(value, tuple) and hasattr(value, "_fields"):
-            return type(value)(*(self._replace(part) for part in value))
-        if isinstance(value, (list, tuple)):
-            return type(value)(self._replace(part) for part in value)
-        if isinstance(value, dict):
-            return {key: self._replace(part) for key, part in value.items()}
         return value
 
     def _stand_in(self, x: SharedTensor) -> SharedTensor:

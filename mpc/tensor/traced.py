@@ -11,7 +11,8 @@ import functools
 import gc
 import warnings
 import weakref
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Generic, NamedTuple, ParamSpec, TypeVar
 
 import torch
@@ -20,6 +21,7 @@ from torch import Tensor
 from sharetorch.mpc.fixedpoint import Encoding
 from sharetorch.mpc.session import Session
 from sharetorch.mpc.tape import OUTSIDE, RESULT, Ref, Tape, recorders, same
+from sharetorch.mpc.tensor import nested
 from sharetorch.mpc.tensor.arithmetic import Debug
 from sharetorch.mpc.tensor.pending import PendingHandle
 from sharetorch.mpc.tensor.shared import Handle, SharedTensor
@@ -213,7 +215,11 @@ class _Course:
         self._written.note(arguments)
         numbers = arguments.session.repeat(self._tape, arguments.numbers)
         handles: dict[int, Handle] = {}
-        return _filled(self._template, lambda part: part.filled(arguments, numbers, handles))
+
+        def filled(part: Any) -> Any:
+            return part.filled(arguments, numbers, handles) if isinstance(part, _Part) else part
+
+        return nested.mapped(self._template, filled)
 
     def record(self, arguments: _Arguments, program: Callable[[], Any]) -> Any:
         """Run the program, note its commands, and compare them with those of the run before."""
@@ -224,8 +230,8 @@ class _Course:
         versions = [(weakref.ref(x), x._version) for x in _alive(arguments.session)]
         with arguments.session.recording(arguments.numbers) as tape:
             result = program()
-            kept = [part.handle.number for part in _tensors(result)]
-        template = _filled(result, lambda part: _Part.of(part, tape), tape)
+            kept = [part.handle.number for part in nested.tensors(result)]
+        template = nested.mapped(result, lambda part: _described(part, tape))
         tape.end(kept)
         self._runs += 1
         self.reason = tape.reason or (before.reason if before is not None else "")
@@ -245,7 +251,8 @@ class _Course:
         return result
 
 
-class _Part(NamedTuple):
+@dataclass(frozen=True)
+class _Part:
     """A tensor that a program returned.
 
     Attributes:
@@ -295,27 +302,11 @@ class _Part(NamedTuple):
         return made
 
 
-def _tensors(value: Any) -> Iterator[SharedTensor]:
+def _described(value: Any, tape: Tape) -> Any:
+    """What stands for a part of a result until another run makes it."""
     if isinstance(value, SharedTensor):
-        yield value
-    elif isinstance(value, (tuple, list)):
-        for part in value:
-            yield from _tensors(part)
-    elif isinstance(value, Mapping):
-        yield from _tensors(tuple(value.values()))
-
-
-def _filled(value: Any, function: Callable[[Any], Any], tape: Tape | None = None) -> Any:
-    """The same structure with a function of every part; with a tape, parts of no known kind are refused."""
-    if isinstance(value, (SharedTensor, _Part)):
-        return function(value)
-    if isinstance(value, tuple) and hasattr(value, "_fields"):
-        return type(value)(*(_filled(part, function, tape) for part in value))
-    if isinstance(value, (tuple, list)):
-        return type(value)(_filled(part, function, tape) for part in value)
-    if isinstance(value, dict):
-        return {key: _filled(part, function, tape) for key, part in value.items()}
-    if value is not None and tape is not None:
+        return _Part.of(value, tape)
+    if value is not None:
         tape.refuse(f"it returns a {type(value).__name__}, which only its Python can make: return shared tensors")
     return value
 

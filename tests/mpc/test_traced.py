@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import os
 import warnings
 import weakref
 from collections.abc import Callable, Iterator
@@ -19,23 +18,18 @@ import sharetorch as st
 from sharetorch.mpc import testing
 from sharetorch.mpc.cost import DRIVER
 from sharetorch.mpc.errors import ObjectGoneError, RangeCheckError
+from sharetorch.mpc.randomness import PairSecret, Stream
 from sharetorch.mpc.tape import ARGUMENT, OUTSIDE, RESULT, Ref, Tape, recorders, same
 from sharetorch.mpc.tensor import traced as tracing
+from tests.mpc import test_preparing as preparing
+from tests.mpc.test_preparing import close, numbers
 
 UNIT = 2.0**-16
 PROTOCOLS = ["tables", "tables-wan", "fss", "securenn", "securenn-paper"]
 
 
-class Group:
-    """Members of a session of their own, so that nothing of other tests is in it."""
-
-    def __init__(self, protocol: str = "tables", parties: int = 2) -> None:
-        self.members = [st.VirtualWorker(id=f"traced {os.urandom(4).hex()} {rank}") for rank in range(parties + 1)]
-        self.protocol = protocol
-
-    def share(self, x: Any, **more: Any) -> Any:
-        *parties, provider = self.members
-        return x.share(*parties, crypto_provider=provider, protocol=self.protocol, **more)
+class Group(preparing.Group):
+    """Members of a session of their own."""
 
     @property
     def held(self) -> list[int]:
@@ -55,14 +49,6 @@ def no_warning() -> Iterator[None]:
     assert recorders.tapes == ()
     gc.collect()
     assert not recorders.watched, "tapes go with their programs"
-
-
-def numbers(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
-
-
-def close(x: Any, y: Tensor, bound: float = 2.0**-10) -> bool:
-    return bool((x.get() - y).abs().max() <= bound)
 
 
 class Training:
@@ -646,17 +632,14 @@ def test_repeats_on_the_same_data_have_nothing_in_common() -> None:
     assert program.repeats == 3
     assert [len(part) for part in transcripts[-1]] == [len(part) for part in transcripts[0]], "the same messages"
     for first, second in ((0, -1), (-2, -1)):
-        assert common(transcripts[first], transcripts[second]) < 0.01
+        assert common(transcripts[first], transcripts[second]) < 0.01, "two runs have masks in common"
 
 
-def test_the_check_finds_a_repeat_that_draws_the_same_randomness() -> None:
-    found = []
-    for _ in range(2):
-        session = testing.session(suite="tables", seed=1)
-        x = session_tensor(session, numbers(256))
-        program = st.traced(lambda x: (x * x).relu() * 2)
-        found.append([messages(session, lambda x=x, program=program: program(x * 1)) for _ in range(5)])
-    assert common(found[0][-1], found[1][-1]) == 1.0, "sessions of the same seed are what a planted fault would be"
+def test_a_planted_leak_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every operation draws from the beginning of one stream."""
+    monkeypatch.setattr(PairSecret, "stream", lambda self, operation: Stream(self._secret[:16]))
+    with pytest.raises(AssertionError, match="in common"):
+        test_repeats_on_the_same_data_have_nothing_in_common()
 
 
 def session_tensor(session: Any, values: Tensor) -> Any:
