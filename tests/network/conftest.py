@@ -6,8 +6,7 @@ from typing import Any
 
 import pytest
 
-from sharetorch.remote.worker import known_workers
-from tests.network.tools import WorkerProcess, make_keys, start_group, start_worker
+from tests.network.tools import WorkerProcess, make_keys, names_free, start_group, start_worker
 
 MEMBERS = ("alice", "bob", "carol", "james", "crypto_provider", "me", "mallory")
 
@@ -30,15 +29,8 @@ def group(keys: Path) -> Iterator[dict[str, WorkerProcess]]:
 @pytest.fixture
 def names() -> Iterator[None]:
     """Names that workers of other tests have in this process are free meanwhile."""
-    others = {name: worker for name, worker in known_workers().items() if name in MEMBERS and name != "me"}
-    for worker in others.values():
-        worker.remove_worker_from_local_worker_registry()
-    yield
-    for worker in known_workers().values():
-        if worker.id in MEMBERS and worker.id != "me":
-            worker.remove_worker_from_local_worker_registry()
-    for worker in others.values():
-        worker.enter_local_worker_registry()
+    with names_free(*(name for name in MEMBERS if name != "me")):
+        yield
 
 
 @pytest.fixture

@@ -38,9 +38,8 @@ from sharetorch.remote.network.settings import Address, NetworkSettings, WorkerS
 from sharetorch.remote.sessions import ranks
 from sharetorch.remote.sessions.lanes import DataParallel, Lanes, lanes_of
 from sharetorch.remote.sessions.messages import AllReduce, Broadcast, Join, Pass
-from sharetorch.remote.worker import known_workers
 from tests.network.ports import free_port, free_ports
-from tests.network.tools import make_keys, until
+from tests.network.tools import make_keys, names_free, until
 
 UNIT = 2.0**-16
 MEMBERS = ("alice", "bob", "crypto_provider")
@@ -160,20 +159,6 @@ def started(keys: Path, torchrun: bool, count: int = COUNT) -> Iterator[dict[str
             party.stop()
 
 
-@contextmanager
-def names_free() -> Iterator[None]:
-    """The members' names, free for workers of other processes."""
-    before = {name: worker for name, worker in known_workers().items() if name in MEMBERS}
-    for worker in before.values():
-        worker.remove_worker_from_local_worker_registry()
-    yield
-    for name, worker in known_workers().items():
-        if name in MEMBERS:
-            worker.remove_worker_from_local_worker_registry()
-    for worker in before.values():
-        worker.enter_local_worker_registry()
-
-
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_keys(tmp_path_factory.mktemp("keys"), *MEMBERS, "me")
@@ -182,7 +167,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def group(folder: Path) -> Iterator[list[NetworkedWorker]]:
     """Connections to members of two processes each, started by ``torchrun``."""
-    with names_free(), started(folder, torchrun=True) as parties:
+    with names_free(*MEMBERS), started(folder, torchrun=True) as parties:
         workers = [party.connect(folder) for party in parties.values()]
         yield workers
         for worker in workers:
@@ -566,7 +551,7 @@ def integers_like(session: Any, x: SharedTensor) -> SharedTensor:
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
 def test_a_rank_that_dies_ends_the_sessions_of_all_lanes(folder: Path, number: int) -> None:
-    with names_free(), started(folder, torchrun=False) as parties:
+    with names_free(*MEMBERS), started(folder, torchrun=False) as parties:
         workers = [party.connect(folder) for party in parties.values()]
         model = share(workers, nn.Linear(4, 2))
         network = DataParallel(model)

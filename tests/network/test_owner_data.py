@@ -25,8 +25,7 @@ from sharetorch.mpc.tensor.shared import SharedTensor
 from sharetorch.remote.audit import Audit, Call
 from sharetorch.remote.network.audit_file import AuditFile, verify
 from sharetorch.remote.network.control import Control
-from sharetorch.remote.worker import known_workers
-from tests.network.tools import WorkerProcess, start_group
+from tests.network.tools import WorkerProcess, names_free, start_group
 
 ROWS, COLUMNS = 400, 6
 UNIT = 2.0**-16
@@ -113,17 +112,12 @@ def net(keys: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Net]:
     each = _sources(folder)
     for name in MEMBERS:
         each.setdefault(name, {})["audit"] = folder / f"{name}.audit"
-    others = [worker for name, worker in known_workers().items() if name in MEMBERS]
-    for worker in others:
-        worker.remove_worker_from_local_worker_registry()
     group = start_group(MEMBERS, keys, each, sessions=True)
-    made = Net(group, folder, *(group[name].connect() for name in MEMBERS))
-    yield made
-    for worker in made[2:]:
-        worker.close()
-        worker.remove_worker_from_local_worker_registry()
-    for worker in others:
-        worker.enter_local_worker_registry()
+    with names_free(*MEMBERS):
+        made = Net(group, folder, *(group[name].connect() for name in MEMBERS))
+        yield made
+        for worker in made[2:]:
+            worker.close()
     for process in group.values():
         process.stop()
 

@@ -143,6 +143,20 @@ def start_group(
 
 
 @contextlib.contextmanager
+def names_free(*names: str) -> Iterator[None]:
+    """These names are free for workers of other processes; whoever had them gets them back."""
+    before = [worker for name, worker in known_workers().items() if name in names]
+    for worker in before:
+        worker.remove_worker_from_local_worker_registry()
+    yield
+    for name, worker in known_workers().items():
+        if name in names:
+            worker.remove_worker_from_local_worker_registry()
+    for worker in before:
+        worker.enter_local_worker_registry()
+
+
+@contextlib.contextmanager
 def connected_group(folder: Path, *names: str) -> Iterator[list[NetworkedWorker]]:
     """Members, each a process, connected; other workers of their names are out of the registry meanwhile.
 
@@ -151,16 +165,11 @@ def connected_group(folder: Path, *names: str) -> Iterator[list[NetworkedWorker]
         names: of the members, in order.
     """
     group = start_group(names, make_keys(folder, *names, "me"), sessions=True)
-    others = [worker for name, worker in known_workers().items() if name in names]
-    for worker in others:
-        worker.remove_worker_from_local_worker_registry()
-    made = [worker.connect() for worker in group.values()]
-    yield made
-    for worker in made:
-        worker.close()
-        worker.remove_worker_from_local_worker_registry()
-    for worker in others:
-        worker.enter_local_worker_registry()
+    with names_free(*names):
+        made = [worker.connect() for worker in group.values()]
+        yield made
+        for worker in made:
+            worker.close()
     for process in group.values():
         process.stop()
 

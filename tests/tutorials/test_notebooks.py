@@ -14,7 +14,7 @@ import pytest
 FOLDER = Path(__file__).parents[2] / "docs" / "tutorials"
 NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
 LARGEST_PICTURE, LARGEST_NOTEBOOK = 60_000, 250_000
-TRACES = re.compile(r"/home/|/root/|/tmp/|/work/|/Users/|[A-Z]:\\\\|site-packages")
+TRACES = re.compile(r"/(?:home|root|tmp|work|Users)/|[A-Z]:\\\\|site-packages")
 LINK = re.compile(r"\]\(([^)#\s]+)")
 
 
